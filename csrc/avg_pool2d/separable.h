@@ -1,0 +1,218 @@
+// Average-pooling and its transpose, along one axis at a time.
+//
+// forward: row sums, then sums of those down the columns, then one division. grad_input: the gradient divided, then
+// each input row sums the output rows whose windows hold it, then each pixel the columns. Bytes: input and output once
+// each; R + S additions a pixel, so small windows are bound by memory.
+#pragma once
+
+#include "../common/algorithm.h"
+#include "../common/pool_rows.h"
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+// The outputs whose windows hold input i: [first, last).
+struct Cover {
+  Cover(const Axis& axis, int64_t i)
+      : first(std::max<int64_t>(0, ceil_div(i + axis.pad_lower - axis.kernel + 1, axis.stride))),
+        last(std::min(axis.output, (i + axis.pad_lower) / axis.stride + 1)) {}
+  int64_t first, last;
+};
+
+// to[i] = sum over rows of rows[...][i]; `finish` turns a vector of sums at i into what is stored.
+template <typename scalar_t, typename Finish>
+CONVOPS_INLINE void sum_rows(
+    const std::vector<const Compute<scalar_t>*>& rows, int64_t length, scalar_t* to, const Finish& finish) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  for (int64_t i = 0; i < length; i += lanes) {
+    Vector<acc_t> sum{};
+    for (const acc_t* row : rows) sum += load(row + i);
+    store_partial(to + i, finish(sum, i), length - i);
+  }
+}
+
+template <typename scalar_t>
+void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, scalar_t* output) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const Pool2dGeometry& g = problem.geometry;
+  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C, S = g.w.kernel;
+  const int64_t ring_slots = std::min(g.h.extent(), H);
+  // A strip is a plane, or a range of output columns whose ring of rows stays in the L1 cache.
+  constexpr int64_t kRingBytes = 24 << 10;
+  const int64_t pixel = g.channels_last ? C : 1;
+  const int64_t chunk =
+      g.channels_last ? std::clamp<int64_t>(kRingBytes / (ring_slots * C * static_cast<int64_t>(sizeof(acc_t))), 1, Q)
+                      : Q;
+  const int64_t chunks = ceil_div(Q, chunk), planes = g.channels_last ? 1 : C;
+  parallel_strips(g.N * planes * chunks, P, [&](int64_t strip, int64_t p0, int64_t p1) {
+    const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
+    const int64_t length = (q1 - q0) * pixel, pitch = round_up(length, lanes) + lanes;
+    const Scratch<acc_t> sums(ring_slots * pitch), divisors(pitch);
+    StridedRow<acc_t> row(g.w, acc_t(0));
+    RowRing ring(ring_slots);
+    std::vector<const acc_t*> slots;
+    const scalar_t* image = input + plane * H * W * pixel;
+    const auto make = [&](int64_t h, int64_t slot) {
+      acc_t* to = sums.data() + slot * pitch;
+      if (!g.channels_last) {
+        row.set(image + h * W);
+        for (int64_t q = 0; q < Q; q += lanes) {
+          Vector<acc_t> sum{};
+          for (int64_t s = 0; s < S; ++s) sum += load(row.tap(s) + q);
+          store(to + q, sum);
+        }
+        return;
+      }
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t first = g.w.first_tap(q), last = g.w.last_tap(q);
+        const scalar_t* from = image + (h * W + g.w.start(q)) * C;
+        for (int64_t channel = 0; channel < C; channel += lanes) {
+          Vector<acc_t> sum{};
+          for (int64_t s = first; s < last; ++s) sum += load_partial(from + s * C + channel, C - channel);
+          store(to + (q - q0) * C + channel, sum);
+        }
+      }
+    };
+    int64_t counted_rows = -1;
+    for (int64_t p = p0; p < p1; ++p) {
+      slots.clear();
+      for (int64_t r = g.h.first_tap(p); r < g.h.last_tap(p); ++r) {
+        slots.push_back(sums.data() + ring.slot(g.h.start(p) + r, make) * pitch);
+      }
+      if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
+        counted_rows = count;
+        for (int64_t q = q0; q < q1; ++q)
+          std::fill_n(divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+      }
+      sum_rows(slots, length, output + ((plane * P + p) * Q + q0) * pixel, [&](Vector<acc_t> sum, int64_t i) {
+        return sum / load(divisors.data() + i);
+      });
+    }
+  });
+}
+
+// Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. Contiguous rows
+// are done by remainder of the padded column modulo the stride, where a step in the pixel is a step in the output.
+template <typename scalar_t>
+class SpreadRow {
+  using acc_t = Compute<scalar_t>;
+
+ public:
+  explicit SpreadRow(const Axis& axis)
+      : axis_(axis),
+        margin_(round_up(ceil_div(axis.kernel, axis.stride), kLanes<acc_t>)),
+        positions_(ceil_div(axis.input + axis.pad_lower, axis.stride)),
+        sums_(2 * margin_ + round_up(std::max(axis.output, positions_), kLanes<acc_t>) + kLanes<acc_t>),
+        spread_(round_up(positions_, kLanes<acc_t>) * 2 + 2 * kLanes<acc_t>) {
+    std::fill_n(
+        sums_.data(), 2 * margin_ + round_up(std::max(axis.output, positions_), kLanes<acc_t>) + kLanes<acc_t>,
+        acc_t(0));
+  }
+
+  // Where the column sums of outputs 0, 1, ... go; zeros surround them.
+  acc_t* sums() { return sums_.data() + margin_; }
+
+  void write(scalar_t* to) {
+    constexpr int lanes = kLanes<acc_t>;
+    const int64_t W = axis_.input, pad = axis_.pad_lower, stride = axis_.stride;
+    if (stride == 1) {
+      for (int64_t w = 0; w < W; w += lanes) store_partial(to + w, at(w + pad, 0), W - w);
+    } else if (stride == 2) {
+      // Pixel w is position (w + pad) / 2 of remainder (w + pad) % 2.
+      acc_t* both = spread_.data();
+      for (int64_t i = 0; i < positions_; i += lanes) {
+        const Vector<acc_t> even = at(i, 0), odd = at(i, 1);
+        store(both + 2 * i, zip<false, acc_t>(even, odd));
+        store(both + 2 * i + lanes, zip<true, acc_t>(even, odd));
+      }
+      for (int64_t w = 0; w < W; w += lanes) store_partial(to + w, load(both + w + pad), W - w);
+    } else {
+      for (int64_t w = 0; w < W; ++w) {
+        acc_t sum = 0;
+        for (int64_t q = Cover(axis_, w).first; q < Cover(axis_, w).last; ++q) sum += sums()[q];
+        to[w] = narrow<scalar_t>(sum);
+      }
+    }
+  }
+
+ private:
+  // Sums for the positions i, i + 1, ... of a remainder: outputs i - (kernel - 1 - remainder) / stride to i.
+  CONVOPS_INLINE Vector<acc_t> at(int64_t i, int64_t remainder) {
+    Vector<acc_t> sum{};
+    if (remainder >= axis_.kernel) return sum;
+    for (int64_t back = (axis_.kernel - 1 - remainder) / axis_.stride; back >= 0; --back)
+      sum += load(sums() + i - back);
+    return sum;
+  }
+
+  const Axis& axis_;
+  int64_t margin_, positions_;
+  Scratch<acc_t> sums_, spread_;
+};
+
+template <typename scalar_t>
+void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_output, scalar_t* grad_input) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const Pool2dGeometry& g = problem.geometry;
+  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
+  advise_huge_pages(grad_input, g.input_numel() * static_cast<int64_t>(sizeof(scalar_t)));
+  const int64_t ring_slots = std::min(ceil_div(g.h.kernel, g.h.stride), P);
+  const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? g.N : g.N * C;
+  const int64_t length = Q * pixel, pitch = round_up(length, lanes) + lanes;
+  parallel_strips(planes, H, [&](int64_t plane, int64_t h0, int64_t h1) {
+    const Scratch<acc_t> divided(ring_slots * pitch), divisors(pitch), column_sums(g.channels_last ? pitch : 0);
+    SpreadRow<scalar_t> spread(g.w);
+    RowRing ring(ring_slots);
+    std::vector<const acc_t*> slots;
+    int64_t counted_rows = -1;
+    const scalar_t* from = grad_output + plane * P * length;
+    const auto make = [&](int64_t p, int64_t slot) {
+      if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
+        counted_rows = count;
+        for (int64_t q = 0; q < Q; ++q)
+          std::fill_n(divisors.data() + q * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+      }
+      for (int64_t i = 0; i < length; i += lanes) {
+        store(
+            divided.data() + slot * pitch + i,
+            load_partial(from + p * length + i, length - i) / load(divisors.data() + i));
+      }
+    };
+    for (int64_t h = h0; h < h1; ++h) {
+      const Cover rows(g.h, h);
+      slots.clear();
+      for (int64_t p = rows.first; p < rows.last; ++p) slots.push_back(divided.data() + ring.slot(p, make) * pitch);
+      scalar_t* to = grad_input + (plane * H + h) * W * pixel;
+      const auto plain = [](Vector<acc_t> sum, int64_t) { return sum; };
+      if (!g.channels_last) {
+        sum_rows(slots, length, spread.sums(), plain);
+        spread.write(to);
+        continue;
+      }
+      const acc_t* sums = slots.size() == 1 ? slots[0] : column_sums.data();
+      if (slots.size() != 1) sum_rows(slots, length, column_sums.data(), plain);
+      for (int64_t w = 0; w < W; ++w) {
+        const Cover columns(g.w, w);
+        for (int64_t channel = 0; channel < C; channel += lanes) {
+          Vector<acc_t> sum{};
+          for (int64_t q = columns.first; q < columns.last; ++q) sum += load(sums + q * C + channel);
+          store_partial(to + w * C + channel, sum, C - channel);
+        }
+      }
+    }
+  });
+}
+
+template <typename scalar_t>
+void avg_pool_pass(const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments) {
+  const auto input = static_cast<scalar_t*>(arguments.input);
+  const auto output = static_cast<scalar_t*>(arguments.output);
+  if (problem.pass == AvgPool2dPass::forward) return avg_pool_forward<scalar_t>(problem, input, output);
+  return avg_pool_grad_input<scalar_t>(problem, output, input);
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

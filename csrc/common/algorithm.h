@@ -1,0 +1,116 @@
+// What an operator asks of a kernel (a problem), what it hands over (arguments), and the lists of algorithms that
+// can do it. Free of torch: host code of CPU and CUDA kernels includes this and nothing above it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "geometry.h"
+
+namespace convops {
+
+enum class DType : int32_t { float32, float64, bfloat16, float16, uint8, int8, int16, int32, int64 };
+
+constexpr bool is_floating(DType dtype) {
+  return dtype <= DType::float16;
+}
+
+// The convolution output(n,k,p,q) = sum over c,r,s of input(n,c,h,w) * weight(k,c,r,s) pairs three tensors; each pass
+// computes one of them (or its gradient, which has its shape) from the other two.
+// grad_bias sums the output's gradient over everything but channels.
+enum class Conv2dPass : int32_t { forward, grad_input, grad_weight, grad_bias };
+
+struct Conv2dProblem {
+  Conv2dPass pass;
+  DType dtype;
+  Conv2dGeometry geometry;
+  bool allow_tf32;  // float32 on CUDA tensor cores may round its operands to TF32
+};
+
+// forward writes output, grad_input writes input, grad_weight writes weight; the other two are read.
+// grad_bias reads output and writes bias.
+struct Conv2dArguments {
+  void* input = nullptr;
+  void* weight = nullptr;
+  void* output = nullptr;
+  void* bias = nullptr;       // in forward null or read
+  void* workspace = nullptr;  // Algorithm::workspace bytes on the device, 256-byte aligned
+  void* stream = nullptr;     // cudaStream_t on CUDA
+};
+
+// gather reads, for each window, the tap that an offset names; grad_input is its transpose.
+enum class MaxPool2dPass : int32_t { forward, forward_with_offsets, grad_input, gather, indices };
+
+struct MaxPool2dProblem {
+  MaxPool2dPass pass;
+  DType dtype;
+  Pool2dGeometry geometry;
+};
+
+// forward: input -> output. forward_with_offsets: input -> output, offsets. grad_input: output, offsets -> input.
+// gather: input, offsets -> output. indices: offsets -> indices.
+struct MaxPool2dArguments {
+  void* input = nullptr;
+  void* output = nullptr;
+  void* offsets = nullptr;  // uint8_t while the window has at most kMaxByteTaps taps, else int32_t
+  int64_t* indices = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
+enum class AvgPool2dPass : int32_t { forward, grad_input };
+
+struct AvgPool2dProblem {
+  AvgPool2dPass pass;
+  DType dtype;
+  Pool2dGeometry geometry;
+  AvgPool2dDivisor divisor;
+};
+
+// forward: input -> output. grad_input: output -> input.
+struct AvgPool2dArguments {
+  void* input = nullptr;
+  void* output = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
+template <typename Problem, typename Arguments>
+struct Algorithm {
+  const char* name;
+  bool (*supports)(const Problem&);
+  int64_t (*workspace)(const Problem&);  // bytes; null: none
+  void (*run)(const Problem&, const Arguments&);
+};
+
+using Conv2dAlgorithm = Algorithm<Conv2dProblem, Conv2dArguments>;
+using MaxPool2dAlgorithm = Algorithm<MaxPool2dProblem, MaxPool2dArguments>;
+using AvgPool2dAlgorithm = Algorithm<AvgPool2dProblem, AvgPool2dArguments>;
+
+// One list per operator and device, best first: "auto" takes the first that supports the problem.
+std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms();
+std::span<const MaxPool2dAlgorithm> max_pool2d_cpu_algorithms();
+std::span<const AvgPool2dAlgorithm> avg_pool2d_cpu_algorithms();
+#ifdef CONVOPS_CUDA
+std::span<const Conv2dAlgorithm> conv2d_cuda_algorithms();
+std::span<const MaxPool2dAlgorithm> max_pool2d_cuda_algorithms();
+std::span<const AvgPool2dAlgorithm> avg_pool2d_cuda_algorithms();
+#endif
+
+template <typename Problem, typename Arguments>
+const Algorithm<Problem, Arguments>& choose_algorithm(
+    const char* op, std::span<const Algorithm<Problem, Arguments>> algorithms, const Problem& problem,
+    std::string_view wanted) {
+  std::string known;
+  for (const auto& algorithm : algorithms) {
+    if (wanted == "auto" ? algorithm.supports(problem) : wanted == algorithm.name) {
+      CONVOPS_CHECK(algorithm.supports(problem), op, "algorithm '", wanted, "' does not support this problem");
+      return algorithm;
+    }
+    known.append(", '").append(algorithm.name).append("'");
+  }
+  fail(op, "algorithm must be one of 'auto'", known, "; got '", wanted, "'");
+}
+
+}  // namespace convops

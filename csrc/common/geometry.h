@@ -1,0 +1,208 @@
+// Sizes and index rules of every operator, written once for CPU and CUDA and free of torch.
+//
+// Names: N C H W input, K out-channels, R S kernel, P Q output; h/w suffixes for rows/columns.
+// All arithmetic on user values is overflow-checked int64: a bad argument is an error, never a wrapped number.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "checks.h"
+
+#ifdef __CUDACC__
+#define CONVOPS_HOST_DEVICE __host__ __device__
+#else
+#define CONVOPS_HOST_DEVICE
+#endif
+
+namespace convops {
+
+inline int64_t checked_add(const char* op, const char* what, int64_t a, int64_t b) {
+  int64_t sum = 0;
+  CONVOPS_CHECK(!__builtin_add_overflow(a, b, &sum), op, what, " overflows a 64-bit integer");
+  return sum;
+}
+
+inline int64_t checked_mul(const char* op, const char* what, int64_t a, int64_t b) {
+  int64_t product = 0;
+  CONVOPS_CHECK(!__builtin_mul_overflow(a, b, &product), op, what, " overflows a 64-bit integer");
+  return product;
+}
+
+// floor(a / b) and the matching remainder in [0, b), for b > 0 and any a.
+CONVOPS_HOST_DEVICE inline int64_t floor_div(int64_t a, int64_t b) {
+  return a / b - (a % b < 0 ? 1 : 0);
+}
+CONVOPS_HOST_DEVICE inline int64_t floor_mod(int64_t a, int64_t b) {
+  return a - floor_div(a, b) * b;
+}
+CONVOPS_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) {
+  return -floor_div(-a, b);
+}
+
+// One axis of a sliding window: output o, tap k reads input o * stride + k * dilation - pad_lower.
+struct Axis {
+  int64_t input, kernel, output;
+  int64_t stride, dilation, pad_lower, pad_upper;
+
+  CONVOPS_HOST_DEVICE int64_t extent() const { return dilation * (kernel - 1) + 1; }
+  CONVOPS_HOST_DEVICE int64_t start(int64_t o) const { return o * stride - pad_lower; }
+  // The taps of output o that fall inside the input: [first_tap, last_tap).
+  CONVOPS_HOST_DEVICE int64_t first_tap(int64_t o) const {
+    const int64_t s = start(o);
+    return s >= 0 ? 0 : ceil_div(-s, dilation);
+  }
+  CONVOPS_HOST_DEVICE int64_t last_tap(int64_t o) const {
+    const int64_t n = ceil_div(input - start(o), dilation);
+    return n < kernel ? (n < 0 ? 0 : n) : kernel;
+  }
+  // The outputs with every tap inside the input: [first_interior, last_interior).
+  CONVOPS_HOST_DEVICE int64_t first_interior() const {
+    const int64_t o = ceil_div(pad_lower, stride);
+    return o < output ? o : output;
+  }
+  CONVOPS_HOST_DEVICE int64_t last_interior() const {
+    const int64_t room = input + pad_lower - extent();
+    const int64_t n = room < 0 ? 0 : room / stride + 1;
+    const int64_t last = n < output ? n : output;
+    return last < first_interior() ? first_interior() : last;
+  }
+};
+
+// output = floor((input + pads - extent) / stride) + 1, or with ceil_mode the ceiling, without a last window that
+// would start beyond the input and its lower pad (torch's rule).
+inline Axis make_axis(
+    const char* op, const char* name, int64_t input, int64_t kernel, int64_t stride, int64_t dilation,
+    int64_t pad_lower, int64_t pad_upper, bool ceil_mode = false) {
+  CONVOPS_CHECK(input > 0, op, "input ", name, " must be positive, got ", input);
+  CONVOPS_CHECK(kernel > 0, op, "kernel ", name, " must be positive, got ", kernel);
+  CONVOPS_CHECK(stride > 0, op, "stride must be positive, got ", stride, " for the ", name);
+  CONVOPS_CHECK(dilation > 0, op, "dilation must be positive, got ", dilation, " for the ", name);
+  CONVOPS_CHECK(
+      pad_lower >= 0 && pad_upper >= 0, op, "padding must not be negative, got ",
+      as_tuple(std::array{pad_lower, pad_upper}), " for the ", name);
+  const int64_t extent = checked_add(
+      op, "dilation * (kernel - 1) + 1", checked_mul(op, "dilation * (kernel - 1)", dilation, kernel - 1), 1);
+  const int64_t padded =
+      checked_add(op, "input + padding", checked_add(op, "input + padding", input, pad_lower), pad_upper);
+  CONVOPS_CHECK(
+      extent <= padded, op, "kernel ", name, " ", kernel, " with dilation ", dilation, " spans ", extent,
+      " pixels, which is larger than the padded input's ", padded);
+  const int64_t room = padded - extent;
+  int64_t output = room / stride + 1;
+  if (ceil_mode && room % stride != 0) {
+    int64_t last_start = 0;
+    // On overflow the extra window starts far beyond the input, so it is dropped like any other that does.
+    if (!__builtin_mul_overflow(output, stride, &last_start) && last_start < input + pad_lower) ++output;
+  }
+  return {input, kernel, output, stride, dilation, pad_lower, pad_upper};
+}
+
+inline void check_numel(const char* op, const char* what, const std::array<int64_t, 4>& sizes) {
+  // 16 bytes is the widest element of any dtype.
+  int64_t bytes = 16;
+  for (const int64_t size : sizes) {
+    CONVOPS_CHECK(
+        !__builtin_mul_overflow(bytes, size, &bytes), op, what, " of size ", as_tuple(sizes),
+        " is too large to allocate");
+  }
+}
+
+struct Conv2dGeometry {
+  int64_t N, C, K, groups;
+  Axis h, w;
+  bool channels_last;         // memory format of input, output and their gradients
+  bool weight_channels_last;  // memory format of weight and its gradient
+
+  std::array<int64_t, 4> output_size() const { return {N, K, h.output, w.output}; }
+  CONVOPS_HOST_DEVICE int64_t channels_per_group() const { return C / groups; }
+  CONVOPS_HOST_DEVICE int64_t filters_per_group() const { return K / groups; }
+  CONVOPS_HOST_DEVICE int64_t weight_numel() const { return K * (C / groups) * h.kernel * w.kernel; }
+  CONVOPS_HOST_DEVICE int64_t input_numel() const { return N * C * h.input * w.input; }
+  CONVOPS_HOST_DEVICE int64_t output_numel() const { return N * K * h.output * w.output; }
+};
+
+// input_size is (N, C, H, W), weight_size (K, C / groups, R, S), padding (top, bottom, left, right).
+inline Conv2dGeometry make_conv2d_geometry(
+    const char* op, const std::array<int64_t, 4>& input_size, const std::array<int64_t, 4>& weight_size,
+    const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation,
+    int64_t groups, bool channels_last, bool weight_channels_last) {
+  const auto [N, C, H, W] = input_size;
+  const auto [K, C_per_group, R, S] = weight_size;
+  CONVOPS_CHECK(groups > 0, op, "groups must be positive, got ", groups);
+  CONVOPS_CHECK(K > 0, op, "weight must have at least one filter, got weight of size ", as_tuple(weight_size));
+  CONVOPS_CHECK(
+      C % groups == 0 && C / groups == C_per_group, op,
+      "input channels must equal weight channels * groups, got input of size ", as_tuple(input_size),
+      ", weight of size ", as_tuple(weight_size), " and groups ", groups);
+  CONVOPS_CHECK(
+      K % groups == 0, op, "groups must divide the number of filters, got ", K, " filters and groups ", groups);
+  Conv2dGeometry geometry{
+      N,
+      C,
+      K,
+      groups,
+      make_axis(op, "height", H, R, stride[0], dilation[0], padding[0], padding[1]),
+      make_axis(op, "width", W, S, stride[1], dilation[1], padding[2], padding[3]),
+      channels_last,
+      weight_channels_last};
+  check_numel(op, "output", geometry.output_size());
+  return geometry;
+}
+
+struct Pool2dGeometry {
+  int64_t N, C;
+  Axis h, w;
+  bool channels_last;
+
+  CONVOPS_HOST_DEVICE int64_t taps() const { return h.kernel * w.kernel; }
+  std::array<int64_t, 4> output_size() const { return {N, C, h.output, w.output}; }
+  CONVOPS_HOST_DEVICE int64_t input_numel() const { return N * C * h.input * w.input; }
+  CONVOPS_HOST_DEVICE int64_t output_numel() const { return N * C * h.output * w.output; }
+};
+
+// The saved window offset r * S + s of a max-pool takes one byte while the window has at most this many taps.
+constexpr int64_t kMaxByteTaps = 256;
+
+inline Pool2dGeometry make_pool2d_geometry(
+    const char* op, const std::array<int64_t, 4>& input_size, const std::array<int64_t, 2>& kernel_size,
+    const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation,
+    bool ceil_mode, bool channels_last) {
+  const auto [N, C, H, W] = input_size;
+  CONVOPS_CHECK(C > 0, op, "input must have at least one channel, got input of size ", as_tuple(input_size));
+  Pool2dGeometry geometry{
+      N, C, make_axis(op, "height", H, kernel_size[0], stride[0], dilation[0], padding[0], padding[1], ceil_mode),
+      make_axis(op, "width", W, kernel_size[1], stride[1], dilation[1], padding[2], padding[3], ceil_mode),
+      channels_last};
+  for (const Axis* axis : {&geometry.h, &geometry.w}) {
+    // Also keeps every window of an average-pool on at least one pixel of the input.
+    CONVOPS_CHECK(
+        axis->pad_lower <= axis->extent() / 2 && axis->pad_upper <= axis->extent() / 2, op,
+        "padding must be at most half of the window's extent, got padding ",
+        as_tuple(std::array{axis->pad_lower, axis->pad_upper}), " for an extent of ", axis->extent());
+  }
+  int64_t taps = 0;
+  CONVOPS_CHECK(
+      !__builtin_mul_overflow(kernel_size[0], kernel_size[1], &taps) && taps <= INT32_MAX, op,
+      "kernel_size must have at most 2**31 - 1 taps, got ", as_tuple(kernel_size));
+  check_numel(op, "output", geometry.output_size());
+  return geometry;
+}
+
+// What an average-pool divides a window's sum by.
+struct AvgPool2dDivisor {
+  bool count_include_pad;
+  int64_t override_;  // 0: none
+
+  // Pixels counted along one axis by the window at output o; the ceil_mode overhang never counts.
+  CONVOPS_HOST_DEVICE int64_t counted(const Axis& axis, int64_t o) const {
+    if (!count_include_pad) return axis.last_tap(o) - axis.first_tap(o);
+    const int64_t room = ceil_div(axis.input + axis.pad_upper - axis.start(o), axis.dilation);
+    return room < axis.kernel ? room : axis.kernel;
+  }
+  CONVOPS_HOST_DEVICE int64_t at(const Pool2dGeometry& geometry, int64_t p, int64_t q) const {
+    return override_ != 0 ? override_ : counted(geometry.h, p) * counted(geometry.w, q);
+  }
+};
+
+}  // namespace convops

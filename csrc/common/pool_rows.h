@@ -1,0 +1,113 @@
+// What separable pooling kernels share. A pooling window is reduced along its rows first, one input row at a time, and
+// the reduced rows are then reduced down its columns, so a window costs R + S steps instead of R * S, and a row that
+// several windows overlap is reduced along once.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu.h"
+#include "geometry.h"
+#include "simd.h"
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return ceil_div(value, multiple) * multiple;
+}
+
+// Which rows of a sliding window are at hand: a ring with a slot for each row that one window spans.
+class RowRing {
+ public:
+  explicit RowRing(int64_t slots) : row_of_slot_(slots, -1) {}
+
+  void clear() { std::fill(row_of_slot_.begin(), row_of_slot_.end(), -1); }
+
+  // The slot of a row, made if it is not there.
+  template <typename Make>
+  int64_t slot(int64_t row, const Make& make) {
+    const int64_t slot = row % static_cast<int64_t>(row_of_slot_.size());
+    if (row_of_slot_[slot] != row) {
+      make(row, slot);
+      row_of_slot_[slot] = row;
+    }
+    return slot;
+  }
+
+ private:
+  std::vector<int64_t> row_of_slot_;
+};
+
+// A row of a plane, padded to every column that a window reads and sorted by column modulo the stride, so that tap s
+// of all windows is one contiguous stretch.
+template <typename acc_t>
+class StridedRow {
+ public:
+  StridedRow(const Axis& axis, acc_t padding)
+      : axis_(axis),
+        pitch_(
+            round_up(ceil_div((axis.output - 1) * axis.stride + axis.extent(), axis.stride), kLanes<acc_t>) +
+            kLanes<acc_t>),
+        columns_(std::min(axis.stride, axis.extent()) * pitch_) {
+    std::fill_n(columns_.data(), std::min(axis.stride, axis.extent()) * pitch_, padding);
+    for (int64_t s = 0; s < axis.kernel; ++s) taps_.push_back(column(s * axis.dilation));
+  }
+
+  // Fills in the columns inside the image; the padding stays.
+  template <typename scalar_t>
+  void set(const scalar_t* row) {
+    constexpr int lanes = kLanes<acc_t>;
+    const int64_t read = std::min(axis_.input, (axis_.output - 1) * axis_.stride + axis_.extent() - axis_.pad_lower);
+    int64_t w = 0;
+    if (axis_.stride == 1) {
+      acc_t* to = columns_.data() + axis_.pad_lower;
+      for (; w < read; w += lanes) store_partial(to + w, load_partial(row + w, read - w), read - w);
+    } else if (axis_.stride == 2 && axis_.extent() >= 2) {
+      acc_t* even = column(axis_.pad_lower);
+      acc_t* odd = column(axis_.pad_lower + 1);
+      for (; w + 2 * lanes <= read; w += 2 * lanes) {
+        const Vector<acc_t> a = load(row + w), b = load(row + w + lanes);
+        store(even + w / 2, unzip<false, acc_t>(a, b));
+        store(odd + w / 2, unzip<true, acc_t>(a, b));
+      }
+      for (; w < read; ++w) (w % 2 == 0 ? even : odd)[w / 2] = widen(row[w]);
+    } else {
+      int64_t remainder = axis_.pad_lower % axis_.stride, index = axis_.pad_lower / axis_.stride;
+      for (; w < read; ++w) {
+        if (remainder < axis_.extent()) columns_[remainder * pitch_ + index] = widen(row[w]);
+        if (++remainder == axis_.stride) {
+          remainder = 0;
+          ++index;
+        }
+      }
+    }
+  }
+
+  // What tap s reads, for outputs 0, 1, ...
+  const acc_t* tap(int64_t s) const { return taps_[s]; }
+
+ private:
+  acc_t* column(int64_t padded) { return columns_.data() + padded % axis_.stride * pitch_ + padded / axis_.stride; }
+
+  const Axis& axis_;
+  int64_t pitch_;
+  Scratch<acc_t> columns_;
+  std::vector<const acc_t*> taps_;
+};
+
+// Cuts the output rows of `strips` independent strips into tasks: body(strip, first row, last row). Whole strips while
+// there are enough of them, since neighbouring tasks reduce the rows that both read twice.
+template <typename Body>
+inline void parallel_strips(int64_t strips, int64_t rows, const Body& body) {
+  const int64_t parts = std::clamp<int64_t>(ceil_div(4 * thread_count(), strips), 1, ceil_div(rows, 8));
+  parallel_for(strips * parts, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task % parts;
+      body(task / parts, part * rows / parts, (part + 1) * rows / parts);
+    }
+  });
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

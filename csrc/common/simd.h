@@ -1,0 +1,285 @@
+// Vectors of the instruction set that a kernel file is compiled for, on GCC/Clang vector extensions: the same source
+// becomes AVX-512, AVX2, SSE2 or NEON. Kernel files are compiled once per set with CONVOPS_ISA naming it, and all
+// they define lives in the namespace convops::CONVOPS_ISA, so that no code of one set is linked into another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#define CONVOPS_INLINE inline __attribute__((always_inline))
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kVectorRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kVectorRegisters = 16;
+#endif
+
+template <typename T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+
+// The signed integer as wide as T: what comparing two Vector<T> gives lanes of.
+template <typename T>
+using LaneInt = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+// As many 16-bit values as a Vector<float> has lanes.
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+// Storage-only types; arithmetic on them is done in float.
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+// The type that values of storage type T are computed in.
+template <typename T>
+struct ComputeOf {
+  using type = std::conditional_t<std::is_integral_v<T> && (sizeof(T) < 4), int32_t, T>;
+};
+template <>
+struct ComputeOf<bfloat16> {
+  using type = float;
+};
+template <>
+struct ComputeOf<float16> {
+  using type = float;
+};
+template <typename T>
+using Compute = typename ComputeOf<T>::type;
+
+template <typename T>
+CONVOPS_INLINE Vector<T> broadcast(T value) {
+  return value - Vector<T>{};  // x - 0 is x for every x, x + 0 is not for -0
+}
+
+// Keeps a vector in a register across an unrolled loop, where GCC would else sink or reorder the arithmetic.
+#ifdef __aarch64__
+#define CONVOPS_PIN(vector) asm("" : "+w"(vector))
+#else
+#define CONVOPS_PIN(vector) asm("" : "+v"(vector))
+#endif
+
+template <typename To, typename From>
+CONVOPS_INLINE To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// --- one value ---
+
+template <typename T>
+CONVOPS_INLINE Compute<T> widen(T value) {
+  return value;
+}
+CONVOPS_INLINE float widen(bfloat16 value) {
+  return bit_cast<float>(uint32_t(value.bits) << 16);
+}
+CONVOPS_INLINE float widen(float16 value) {
+#ifdef __F16C__
+  return _cvtsh_ss(value.bits);
+#else
+  return static_cast<float>(bit_cast<_Float16>(value.bits));
+#endif
+}
+
+template <typename T>
+CONVOPS_INLINE T narrow(Compute<T> value) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    // Round to nearest, ties to even; a NaN stays a NaN.
+    const uint32_t bits = bit_cast<uint32_t>(value);
+    if (value != value) return {uint16_t((bits >> 16) | 0x40)};
+    return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+  } else if constexpr (std::is_same_v<T, float16>) {
+#ifdef __F16C__
+    return {_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)};
+#else
+    return {bit_cast<uint16_t>(static_cast<_Float16>(value))};
+#endif
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+// --- a vector of storage values as a vector of what they are computed in, and back ---
+
+template <typename T>
+CONVOPS_INLINE Vector<Compute<T>> load(const T* from) {
+  using C = Compute<T>;
+  constexpr int lanes = kLanes<C>;
+  Vector<C> vector;
+  if constexpr (std::is_same_v<T, C>) {
+    std::memcpy(&vector, from, sizeof(vector));
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    HalfBits bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    vector = bit_cast<Vector<float>>(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, float16>) {
+    vector = bit_cast<Vector<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__F16C__)
+  } else if constexpr (std::is_same_v<T, float16>) {
+    vector = bit_cast<Vector<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#endif
+  } else {
+    for (int i = 0; i < lanes; ++i) vector[i] = widen(from[i]);
+  }
+  return vector;
+}
+
+template <typename T>
+CONVOPS_INLINE void store(T* to, Vector<Compute<T>> vector) {
+  using C = Compute<T>;
+  constexpr int lanes = kLanes<C>;
+  if constexpr (std::is_same_v<T, C>) {
+    std::memcpy(to, &vector, sizeof(vector));
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    const auto bits = bit_cast<Vector<uint32_t>>(vector);
+    const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const auto chosen = vector != vector ? ((bits >> 16) | 0x40) : rounded;
+    const HalfBits narrowed = __builtin_convertvector(chosen, HalfBits);
+    std::memcpy(to, &narrowed, sizeof(narrowed));
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, float16>) {
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  } else if constexpr (std::is_same_v<T, float16>) {
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(bit_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  } else {
+    for (int i = 0; i < lanes; ++i) to[i] = narrow<T>(vector[i]);
+  }
+}
+
+// The first `count` lanes; the others load as zero and are not stored.
+template <typename T>
+CONVOPS_INLINE Vector<Compute<T>> load_partial(const T* from, int64_t count) {
+  using C = Compute<T>;
+  constexpr int lanes = kLanes<C>;
+  if (count >= lanes) return load(from);
+  if (count <= 0) return Vector<C>{};
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4)
+    return bit_cast<Vector<C>>(_mm512_maskz_loadu_epi32((1u << count) - 1, from));
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 8)
+    return bit_cast<Vector<C>>(_mm512_maskz_loadu_epi64((1u << count) - 1, from));
+#endif
+  T buffer[lanes] = {};
+  for (int64_t i = 0; i < count; ++i) buffer[i] = from[i];
+  return load(buffer);
+}
+
+template <typename T>
+CONVOPS_INLINE void store_partial(T* to, Vector<Compute<T>> vector, int64_t count) {
+  using C = Compute<T>;
+  constexpr int lanes = kLanes<C>;
+  if (count >= lanes) return store(to, vector);
+  if (count <= 0) return;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4)
+    return _mm512_mask_storeu_epi32(to, (1u << count) - 1, bit_cast<__m512i>(vector));
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 8)
+    return _mm512_mask_storeu_epi64(to, (1u << count) - 1, bit_cast<__m512i>(vector));
+#endif
+  T buffer[lanes];
+  store(buffer, vector);
+  for (int64_t i = 0; i < count; ++i) to[i] = buffer[i];
+}
+
+// The instance for n of a template on an int from 1 to kMost: select_instance<3>(n, []<int N>() { return &f<N>; }).
+template <int kMost, typename Instance>
+CONVOPS_INLINE auto select_instance(int64_t n, Instance) {
+  return [n]<int... kMinusOne>(std::integer_sequence<int, kMinusOne...>) {
+    static constexpr decltype(Instance{}.template operator()<1>()) table[] = {
+      Instance{}.template operator()<kMinusOne + 1>()...
+    };
+    return table[n - 1];
+  }(std::make_integer_sequence<int, kMost>());
+}
+
+// --- shuffles, and the transposition of a square tile of kLanes<T> x kLanes<T> held in registers ---
+
+// The low half: a0 b0 a1 b1 ...; the high half takes up where it stops.
+template <bool kHigh, typename T>
+CONVOPS_INLINE Vector<T> zip(Vector<T> a, Vector<T> b) {
+  constexpr int n = kLanes<T>;
+  constexpr int h = kHigh ? n / 2 : 0;
+  if constexpr (n == 2) {
+    return __builtin_shufflevector(a, b, h, h + 2);
+  } else if constexpr (n == 4) {
+    return __builtin_shufflevector(a, b, h, h + 4, h + 1, h + 5);
+  } else if constexpr (n == 8) {
+    return __builtin_shufflevector(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11);
+  } else {
+    return __builtin_shufflevector(
+        a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5, h + 21, h + 6, h + 22,
+        h + 7, h + 23);
+  }
+}
+
+// The lanes of a:b at even places, or at odd ones: what zip undoes.
+template <bool kOdd, typename T>
+CONVOPS_INLINE Vector<T> unzip(Vector<T> a, Vector<T> b) {
+  constexpr int n = kLanes<T>;
+  constexpr int o = kOdd ? 1 : 0;
+  if constexpr (n == 2) {
+    return __builtin_shufflevector(a, b, o, o + 2);
+  } else if constexpr (n == 4) {
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6);
+  } else if constexpr (n == 8) {
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14);
+  } else {
+    return __builtin_shufflevector(
+        a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16, o + 18, o + 20, o + 22, o + 24, o + 26,
+        o + 28, o + 30);
+  }
+}
+
+// Zipping row i with row i + n/2 rotates the bits of (row, column) by one place; log2(n) rounds swap the two.
+template <typename T>
+CONVOPS_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+#pragma GCC unroll 4
+  for (int round = n; round > 1; round /= 2) {
+    Vector<T> zipped[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      zipped[2 * i] = zip<false, T>(rows[i], rows[i + n / 2]);
+      zipped[2 * i + 1] = zip<true, T>(rows[i], rows[i + n / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = zipped[i];
+  }
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

@@ -1,0 +1,139 @@
+// conv2d and its gradients on every device: check, allocate, choose an algorithm, run it.
+#include "../common/operators.h"
+
+namespace convops {
+namespace {
+
+constexpr const char* kForward = "conv2d";
+constexpr const char* kGradInput = "conv2d_grad_input";
+constexpr const char* kGradWeight = "conv2d_grad_weight";
+constexpr const char* kGradBias = "conv2d_grad_bias";
+
+// The weight's format is free, so that a contiguous and a channels_last weight are both read in place.
+struct Weight {
+  Weight(const char* op, const Tensor& tensor)
+      : channels_last(is_channels_last(tensor)), tensor(dense(tensor, channels_last)) {
+    CONVOPS_CHECK(tensor.dim() == 4, op, "weight must be 4-D, got ", tensor.dim(), "-D");
+    const auto sizes = tensor.sizes();
+    size = {sizes[0], sizes[1], sizes[2], sizes[3]};
+  }
+
+  bool channels_last;
+  Tensor tensor;
+  std::array<int64_t, 4> size;
+};
+
+void check_grad_output(const char* op, const std::array<int64_t, 4>& size, const Conv2dGeometry& geometry) {
+  CONVOPS_CHECK(
+      size == geometry.output_size(), op, "grad_output must be of size ", as_tuple(geometry.output_size()), ", got ",
+      as_tuple(size));
+}
+
+void run(
+    const char* op, const Tensor& on, const Conv2dProblem& problem, const Conv2dArguments& arguments,
+    const std::string& algorithm) {
+  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS(conv2d, on), problem, algorithm);
+  // An empty batch has nothing to write, except gradients that are then zero.
+  if (problem.geometry.N == 0 && (problem.pass == Conv2dPass::forward || problem.pass == Conv2dPass::grad_input))
+    return;
+  Launch{on}(chosen, problem, arguments);
+}
+
+}  // namespace
+
+Tensor conv2d(
+    Tensor input, Tensor weight_, std::optional<Tensor> bias, IntList stride, IntList padding, IntList dilation,
+    int64_t groups, bool allow_tf32, std::string algorithm) {
+  const DType dtype = check_dtype(kForward, "input", input);
+  check_same(kForward, "weight", weight_, input);
+  const auto size = image_size(kForward, "input", input);
+  const bool channels_last = is_channels_last(input);
+  const Weight weight(kForward, weight_);
+  const auto geometry = make_conv2d_geometry(
+      kForward, size, weight.size, as_pair(kForward, "stride", stride), as_sides(kForward, padding),
+      as_pair(kForward, "dilation", dilation), groups, channels_last, weight.channels_last);
+  if (bias) {
+    check_same(kForward, "bias", *bias, input);
+    CONVOPS_CHECK(
+        bias->dim() == 1 && bias->size(0) == geometry.K, kForward, "bias must be 1-D with one value per filter (",
+        geometry.K, "), got ", as_tuple(bias->sizes()));
+    bias = dense(*bias, false);
+  }
+  Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
+  input = dense(input, channels_last);
+  const Conv2dArguments arguments{
+      .input = input.data_ptr(),
+      .weight = weight.tensor.data_ptr(),
+      .output = output.data_ptr(),
+      .bias = bias ? bias->data_ptr() : nullptr};
+  run(kForward, input, {Conv2dPass::forward, dtype, geometry, allow_tf32}, arguments, algorithm);
+  return output;
+}
+
+Tensor conv2d_grad_input(
+    Tensor grad_output, Tensor weight_, IntList input_size, IntList stride, IntList padding, IntList dilation,
+    int64_t groups, bool allow_tf32, std::string algorithm) {
+  const DType dtype = check_dtype(kGradInput, "grad_output", grad_output);
+  check_same(kGradInput, "weight", weight_, grad_output, "grad_output");
+  const auto size = image_size(kGradInput, "grad_output", grad_output);
+  const bool channels_last = is_channels_last(grad_output);
+  const Weight weight(kGradInput, weight_);
+  const auto [H, W] = as_pair(kGradInput, "input_size", input_size);
+  const int64_t C = checked_mul(kGradInput, "weight channels * groups", weight.size[1], groups);
+  const auto geometry = make_conv2d_geometry(
+      kGradInput, {size[0], C, H, W}, weight.size, as_pair(kGradInput, "stride", stride), as_sides(kGradInput, padding),
+      as_pair(kGradInput, "dilation", dilation), groups, channels_last, weight.channels_last);
+  check_grad_output(kGradInput, size, geometry);
+  check_numel(kGradInput, "grad_input", {size[0], C, H, W});
+  Tensor grad_input = allocate(grad_output, {size[0], C, H, W}, grad_output.dim() == 3, channels_last);
+  grad_output = dense(grad_output, channels_last);
+  const Conv2dArguments arguments{
+      .input = grad_input.data_ptr(), .weight = weight.tensor.data_ptr(), .output = grad_output.data_ptr()};
+  run(kGradInput, grad_output, {Conv2dPass::grad_input, dtype, geometry, allow_tf32}, arguments, algorithm);
+  return grad_input;
+}
+
+Tensor conv2d_grad_weight(
+    Tensor grad_output, Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+    int64_t groups, bool weight_channels_last, bool allow_tf32, std::string algorithm) {
+  const DType dtype = check_dtype(kGradWeight, "input", input);
+  check_same(kGradWeight, "grad_output", grad_output, input);
+  const auto size = image_size(kGradWeight, "input", input);
+  const auto grad_size = image_size(kGradWeight, "grad_output", grad_output);
+  const bool channels_last = is_channels_last(input);
+  const auto [R, S] = as_pair(kGradWeight, "kernel_size", kernel_size);
+  CONVOPS_CHECK(groups > 0, kGradWeight, "groups must be positive, got ", groups);
+  const std::array<int64_t, 4> weight_size{grad_size[1], size[1] / groups, R, S};
+  const auto geometry = make_conv2d_geometry(
+      kGradWeight, size, weight_size, as_pair(kGradWeight, "stride", stride), as_sides(kGradWeight, padding),
+      as_pair(kGradWeight, "dilation", dilation), groups, channels_last, weight_channels_last);
+  check_grad_output(kGradWeight, grad_size, geometry);
+  check_numel(kGradWeight, "grad_weight", weight_size);
+  Tensor grad_weight = allocate(input, weight_size, false, weight_channels_last);
+  input = dense(input, channels_last);
+  grad_output = dense(grad_output, channels_last && grad_output.dim() == 4);
+  const Conv2dArguments arguments{
+      .input = input.data_ptr(), .weight = grad_weight.data_ptr(), .output = grad_output.data_ptr()};
+  run(kGradWeight, input, {Conv2dPass::grad_weight, dtype, geometry, allow_tf32}, arguments, algorithm);
+  return grad_weight;
+}
+
+Tensor conv2d_grad_bias(Tensor grad_output) {
+  const DType dtype = check_dtype(kGradBias, "grad_output", grad_output);
+  const auto [N, K, P, Q] = image_size(kGradBias, "grad_output", grad_output);
+  const bool channels_last = is_channels_last(grad_output);
+  Conv2dGeometry geometry{};
+  geometry.N = N;
+  geometry.K = K;
+  geometry.groups = 1;
+  geometry.h.output = P;
+  geometry.w.output = Q;
+  geometry.channels_last = channels_last;
+  Tensor grad_bias = torch::stable::empty(std::array{K}, grad_output.scalar_type(), std::nullopt, grad_output.device());
+  grad_output = dense(grad_output, channels_last);
+  const Conv2dArguments arguments{.output = grad_output.data_ptr(), .bias = grad_bias.data_ptr()};
+  run(kGradBias, grad_output, {Conv2dPass::grad_bias, dtype, geometry, false}, arguments, "auto");
+  return grad_bias;
+}
+
+}  // namespace convops

@@ -1,0 +1,30 @@
+// The CPU's algorithms for conv2d.
+#include "../common/algorithm.h"
+#include "../common/cpu.h"
+
+namespace convops {
+
+CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
+
+std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
+  static constexpr Conv2dAlgorithm algorithms[] = {
+      // Vectors of channels need one filter a channel. Planes take any number, but with many the filters are worth
+      // vectorising over, which implicit_gemm does.
+      {"depthwise",
+       [](const Conv2dProblem& problem) {
+         const Conv2dGeometry& g = problem.geometry;
+         return problem.pass != Conv2dPass::grad_bias && g.channels_per_group() == 1 &&
+                g.filters_per_group() <= (g.channels_last ? 1 : 4);
+       },
+       nullptr, conv2d_depthwise},
+      {"implicit_gemm", [](const Conv2dProblem& problem) { return problem.pass != Conv2dPass::grad_bias; }, nullptr,
+       conv2d_implicit_gemm},
+      {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,
+       conv2d_grad_bias_kernel},
+  };
+  return algorithms;
+}
+
+}  // namespace convops

@@ -1,0 +1,82 @@
+// Forward and grad_input as one thing: a correlation that reads a source image and writes a target image.
+//
+// Along one axis, the targets i * target_step + phase of a phase read the sources i * source_step + offset of that
+// phase's taps. forward has one phase (target_step 1) whose taps lie dilation apart and moves by the stride.
+// grad_input is its transpose: the pixel h of the input was read by output p through tap r where
+// p * stride + r * dilation - pad = h, so the phase h mod stride fixes which taps r take part, and within a phase one
+// step in h / stride is one step in p. No zero is ever stuffed between pixels or multiplied.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../common/geometry.h"
+
+namespace convops {
+
+struct AxisTap {
+  int64_t tap;     // index into the kernel
+  int64_t offset;  // source index minus i * source_step
+  int64_t order;   // position among all taps of all phases: how packed weights are laid out
+};
+
+struct CorrelationAxis {
+  int64_t kernel, source, target, source_step, target_step;
+  std::vector<std::vector<AxisTap>> phases;
+
+  // Number of base positions i that phase 0, the longest, has.
+  int64_t positions() const { return ceil_div(target, target_step); }
+};
+
+inline CorrelationAxis forward_axis(const Axis& axis) {
+  CorrelationAxis result{axis.kernel, axis.input, axis.output, axis.stride, 1, {{}}};
+  for (int64_t k = 0; k < axis.kernel; ++k) {
+    result.phases[0].push_back({k, k * axis.dilation - axis.pad_lower, 0});
+  }
+  return result;
+}
+
+inline CorrelationAxis grad_input_axis(const Axis& axis) {
+  const int64_t phases = axis.stride < axis.input ? axis.stride : axis.input;
+  CorrelationAxis result{axis.kernel, axis.output, axis.input,
+                         1,           axis.stride, std::vector<std::vector<AxisTap>>(phases)};
+  for (int64_t k = 0; k < axis.kernel; ++k) {
+    // h + pad = p * stride + k * dilation
+    const int64_t phase = floor_mod(k * axis.dilation - axis.pad_lower, axis.stride);
+    if (phase < phases)
+      result.phases[phase].push_back({k, (phase + axis.pad_lower - k * axis.dilation) / axis.stride, 0});
+  }
+  return result;
+}
+
+struct Correlation {
+  CorrelationAxis h, w;
+  int64_t N, groups;
+  int64_t source_channels, target_channels;  // per group
+  bool channels_last;
+  // Strides of the weight, in elements, along source channel, target channel, row and column of the kernel.
+  int64_t weight_source, weight_target, weight_row, weight_column, weight_group;
+};
+
+inline Correlation make_correlation(const Conv2dGeometry& geometry, bool transposed) {
+  const int64_t C = geometry.channels_per_group(), K = geometry.filters_per_group();
+  const int64_t R = geometry.h.kernel, S = geometry.w.kernel;
+  const bool last = geometry.weight_channels_last;
+  const int64_t stride_k = C * R * S, stride_c = last ? 1 : R * S;
+  Correlation result{
+      transposed ? grad_input_axis(geometry.h) : forward_axis(geometry.h),
+      transposed ? grad_input_axis(geometry.w) : forward_axis(geometry.w),
+      geometry.N,
+      geometry.groups,
+      transposed ? K : C,
+      transposed ? C : K,
+      geometry.channels_last,
+      transposed ? stride_k : stride_c,
+      transposed ? stride_c : stride_k,
+      last ? S * C : S,
+      last ? C : 1,
+      K * stride_k};
+  return result;
+}
+
+}  // namespace convops

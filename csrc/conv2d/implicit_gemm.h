@@ -1,0 +1,361 @@
+// Blocked implicit GEMM: convolution as a matrix product whose left matrix is never written out.
+//
+// A task takes one image, one group and one tile of rows small enough to stay in the L2 cache, packs it once, and for
+// each block of kBlock target channels multiplies it by that block's weight panel; all of the sum over channels and
+// taps is kept in registers (micro_kernels.h). FLOPs: 2 N K P Q C R S. Per FMA the inner loop reads 1/28 + 1/2 of a
+// scalar and a vector of weights over 14 pixels, so the FMA units bind, not the caches.
+//
+// grad_weight runs the same packing with the roles turned: the packed image is the left matrix, the packed gradient
+// of the output the right one, and the accumulators are the weight panel.
+#pragma once
+
+#include "packing.h"
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+// A packed tile leaves room in a 1 MB L2 cache for a weight panel.
+constexpr int64_t kTileBytes = 384 << 10;
+
+struct Tiling {
+  // Rows and columns of base positions in a tile, and how many tiles cover the target.
+  int64_t rows, columns, row_tiles, column_tiles;
+};
+
+inline Tiling choose_tiling(const Correlation& c, int64_t bytes_per_slot) {
+  const int64_t I = c.h.positions(), J = c.w.positions();
+  const auto span = [](const CorrelationAxis& axis) {
+    int64_t first = 0, last = 0;
+    for (const auto& phase : axis.phases) {
+      for (const AxisTap& tap : phase) {
+        first = std::min(first, tap.offset);
+        last = std::max(last, tap.offset);
+      }
+    }
+    return last - first + 1;
+  };
+  const int64_t row_span = span(c.h), column_span = span(c.w);
+  const auto bytes = [&](int64_t rows, int64_t columns) {
+    const int64_t h = std::min(c.h.source, (rows - 1) * c.h.source_step + row_span);
+    const int64_t w = (columns - 1) * c.w.source_step + column_span;
+    return h * w * bytes_per_slot;
+  };
+  Tiling t{I, J, 1, 1};
+  while (t.rows > 1 && bytes(t.rows, t.columns) > kTileBytes) t.rows = ceil_div(t.rows, 2);
+  while (t.columns > 2 * kMaxScalars && bytes(t.rows, t.columns) > kTileBytes) t.columns = ceil_div(t.columns, 2);
+  // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
+  while (c.N * c.groups * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * row_span && t.rows > 4) {
+    t.rows = ceil_div(t.rows, 2);
+  }
+  t.row_tiles = ceil_div(I, t.rows);
+  t.column_tiles = ceil_div(J, t.columns);
+  return t;
+}
+
+// Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
+template <typename scalar_t>
+void write_row(
+    const Compute<scalar_t>* buffer, int64_t columns, int64_t targets, bool channels_last, int64_t pixel, int64_t plane,
+    scalar_t* to) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  for (int64_t half = 0; half < targets; half += lanes) {
+    const int64_t channels = std::min<int64_t>(lanes, targets - half);
+    if (channels_last) {
+      for (int64_t w = 0; w < columns; ++w) {
+        store_partial(to + w * pixel + half, load(buffer + w * kBlock<acc_t> + half), channels);
+      }
+    } else {
+      for (int64_t w = 0; w < columns; w += lanes) {
+        const int64_t width = std::min<int64_t>(lanes, columns - w);
+        transpose_tile(
+            buffer + w * kBlock<acc_t> + half, kBlock<acc_t>, width, channels,
+            [&](int64_t j, Vector<acc_t> values) { store_partial(to + (half + j) * plane + w, values, width); });
+      }
+    }
+  }
+}
+
+template <typename scalar_t>
+void correlate(
+    const Conv2dProblem& problem, const scalar_t* source, const scalar_t* weight, const scalar_t* bias,
+    scalar_t* target) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t block = kBlock<acc_t>;
+  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
+  order_taps(c.h);
+  order_taps(c.w);
+  const ChannelBlocks channels(c.source_channels);
+  const PanelLayout<acc_t> layout(c, channels);
+  const int64_t target_blocks = ceil_div(c.target_channels, block);
+  const int64_t H = c.h.target, W = c.w.target;
+  const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
+
+  const Scratch<acc_t> panels(c.groups * target_blocks * layout.size);
+  const Scratch<acc_t> init(c.groups * target_blocks * block);
+  parallel_for(c.groups * target_blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / target_blocks, first = i % target_blocks * block;
+      acc_t* panel = panels.data() + i * layout.size;
+      if (channels.padded() > channels.channels) std::fill_n(panel, layout.size, acc_t(0));
+      pack_weight(weight + group * c.weight_group, c, layout, first, panel);
+      for (int64_t k = 0; k < block; ++k) {
+        const bool used = bias != nullptr && first + k < c.target_channels;
+        init[i * block + k] = used ? widen(bias[group * c.target_channels + first + k]) : acc_t(0);
+      }
+    }
+  });
+
+  const Tiling t = choose_tiling(c, channels.padded() * sizeof(acc_t));
+  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles;
+  // Few tiles: let several tasks pack the same tile and share out its target blocks.
+  const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
+  parallel_for(tiles * shares, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t share = task % shares, tile = task / shares;
+      const int64_t column_tile = tile % t.column_tiles, row_tile = tile / t.column_tiles % t.row_tiles;
+      const int64_t group = tile / (t.column_tiles * t.row_tiles) % c.groups,
+                    n = tile / (t.column_tiles * t.row_tiles * c.groups);
+      const int64_t i0 = row_tile * t.rows, j0 = column_tile * t.columns;
+      const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
+      const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
+      const int64_t row_pitch = columns.slots * channels.width,
+                    block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
+
+      const Scratch<acc_t> packed(channels.count * block_pitch);
+      const int64_t source_plane = c.h.source * c.w.source;
+      const scalar_t* image =
+          source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
+      pack_source(image, c, channels, rows, columns, packed.data());
+
+      // One row of targets: a base row and a row phase. Its runs, by column phase, serve every target block.
+      struct TargetRow {
+        int64_t row;
+        std::vector<std::vector<Run>> runs;
+      };
+      std::vector<TargetRow> target_rows;
+      for (int64_t i = i0; i < i0 + rows.count; ++i) {
+        for (size_t phase = 0; phase < c.h.phases.size(); ++phase) {
+          const int64_t row = i * c.h.target_step + static_cast<int64_t>(phase);
+          if (row >= H) break;
+          TargetRow target_row{row, {}};
+          for (const auto& column_runs : columns.runs) {
+            std::vector<Run> runs;
+            for (int64_t b = 0; b < channels.count; ++b) {
+              for (const AxisTap& r : c.h.phases[phase]) {
+                const int64_t slot = rows.slot(i * c.h.source_step + r.offset);
+                if (slot < 0) continue;
+                for (const ColumnRun& s : column_runs) {
+                  const int64_t tap = (b * layout.row_taps + r.order) * layout.column_taps + s.order;
+                  runs.push_back(
+                      {b * block_pitch + slot * row_pitch + s.slot * channels.width, tap * channels.width * block,
+                       s.taps * channels.width});
+                }
+              }
+            }
+            target_row.runs.push_back(std::move(runs));
+          }
+          target_rows.push_back(std::move(target_row));
+        }
+      }
+
+      const int64_t w0 = j0 * c.w.target_step;
+      const int64_t width = std::min(W - w0, columns.count * c.w.target_step);
+      const Scratch<acc_t> buffer(width * block);
+      const int64_t target_plane = H * W;
+      for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
+        const acc_t* panel = panels.data() + (group * target_blocks + k) * layout.size;
+        const int64_t channel = group * c.target_channels + k * block;
+        for (const TargetRow& row : target_rows) {
+          for (size_t phase = 0; phase < row.runs.size(); ++phase) {
+            const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
+            const int64_t step = pixels > 0 ? ceil_div(pixels, ceil_div(pixels, kMaxScalars)) : 1;
+            const auto& runs = row.runs[phase];
+            for (int64_t j = 0; j < pixels; j += step) {
+              select_instance<kMaxScalars>(
+                  std::min(step, pixels - j), []<int N>() { return &multiply_tile<acc_t, N>; })(
+                  packed.data() + j * channels.width, channels.width, runs.data(), static_cast<int64_t>(runs.size()),
+                  panel, init.data() + (group * target_blocks + k) * block,
+                  buffer.data() + (j * c.w.target_step + static_cast<int64_t>(phase)) * block, c.w.target_step * block);
+            }
+          }
+          scalar_t* to = target + n * target_pixel * target_plane +
+                         (c.channels_last ? (row.row * W + w0) * target_pixel + channel
+                                          : channel * target_plane + row.row * W + w0);
+          write_row(
+              buffer.data(), width, std::min(block, c.target_channels - k * block), c.channels_last, target_pixel,
+              target_plane, to);
+        }
+      }
+    }
+  });
+}
+
+// Packs kBlock channels of the output's gradient for a tile of positions as [row][column][kBlock].
+template <typename scalar_t>
+void pack_gradient(
+    const scalar_t* image, const Correlation& c, int64_t targets, const TileRows& rows, const TileColumns& columns,
+    Compute<scalar_t>* packed) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const int64_t W = c.w.target, plane = c.h.target * W, pixel = c.groups * c.target_channels;
+  for (int64_t i = rows.begin; i < rows.begin + rows.count; ++i) {
+    for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
+      const int64_t channels = std::clamp<int64_t>(targets - half, 0, lanes);
+      if (c.channels_last || channels == 0) {
+        const scalar_t* from = image + (i * W + columns.begin) * pixel + half;
+        for (int64_t j = 0; j < columns.count; ++j) {
+          store(
+              packed + j * kBlock<acc_t> + half,
+              channels > 0 ? load_partial(from + j * pixel, channels) : Vector<acc_t>{});
+        }
+      } else {
+        const scalar_t* from = image + half * plane + i * W + columns.begin;
+        for (int64_t j = 0; j < columns.count; j += lanes) {
+          transpose_tile(
+              from + j, plane, channels, std::min<int64_t>(lanes, columns.count - j),
+              [&](int64_t q, Vector<acc_t> values) { store(packed + (j + q) * kBlock<acc_t> + half, values); });
+        }
+      }
+    }
+    packed += columns.count * kBlock<acc_t>;
+  }
+}
+
+// Writes a panel of accumulated gradients back in the weight's own order.
+template <typename scalar_t>
+void unpack_weight(
+    const Compute<scalar_t>* panel, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, int64_t target,
+    scalar_t* weight) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const int64_t taps = c.h.kernel * c.w.kernel, length = c.source_channels * taps;
+  const bool channels_inside = c.weight_source == 1;
+  std::vector<int64_t> from(length);  // panel offsets in the order of the weight
+  for (int64_t i = 0; i < c.source_channels; ++i) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      from[channels_inside ? tap * c.source_channels + i : i * taps + tap] = layout.of_channel[i] + layout.of_tap[tap];
+    }
+  }
+  for (int64_t half = 0; half < kBlock<acc_t> && target + half < c.target_channels; half += lanes) {
+    const int64_t targets = std::min<int64_t>(lanes, c.target_channels - target - half);
+    for (int64_t e = 0; e < length; e += lanes) {
+      const int64_t count = std::min<int64_t>(lanes, length - e);
+      Vector<acc_t> tile[lanes];
+      for (int j = 0; j < lanes; ++j) tile[j] = j < count ? load(panel + from[e + j] + half) : Vector<acc_t>{};
+      transpose<acc_t>(tile);
+      for (int64_t k = 0; k < targets; ++k)
+        store_partial(weight + (target + half + k) * c.weight_target + e, tile[k], count);
+    }
+  }
+}
+
+// The sum over images, rows and columns is cut into slices by the geometry alone and the slices are added in order, so
+// the result does not depend on the number of threads.
+template <typename scalar_t>
+void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const scalar_t* grad_output, scalar_t* weight) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t block = kBlock<acc_t>;
+  Correlation c = make_correlation(geometry, false);
+  order_taps(c.h);
+  order_taps(c.w);
+  const ChannelBlocks channels(c.source_channels);
+  const PanelLayout<acc_t> layout(c, channels);
+  const int64_t target_blocks = ceil_div(c.target_channels, block), panel_count = c.groups * target_blocks;
+
+  Tiling t{c.h.positions(), c.w.positions(), 1, 1};
+  const int64_t slab = std::min<int64_t>(target_blocks, 2),
+                slabs = ceil_div(target_blocks, slab);  // blocks that share a packed tile
+  const int64_t slot_bytes = (channels.padded() + slab * block) * sizeof(acc_t);
+  constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20;
+  while (t.rows > 1 && t.rows * c.h.source_step * t.columns * c.w.source_step * slot_bytes > kTileBytes)
+    t.rows = ceil_div(t.rows, 2);
+  while (t.columns > 64 && t.columns * c.w.source_step * slot_bytes > kTileBytes) t.columns = ceil_div(t.columns, 2);
+  while (t.rows > 8 && c.N * ceil_div(c.h.positions(), t.rows) < kTasks) t.rows = ceil_div(t.rows, 2);
+  t.row_tiles = ceil_div(c.h.positions(), t.rows);
+  t.column_tiles = ceil_div(c.w.positions(), t.columns);
+  const int64_t tiles = t.row_tiles * t.column_tiles;
+  const int64_t most_slices =
+      std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, panel_count * layout.size * sizeof(acc_t)));
+  const int64_t slices = std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices}));
+
+  const Scratch<acc_t> panels(slices * panel_count * layout.size);
+  parallel_for(slices * c.groups * slabs, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slab_index = task % slabs, group = task / slabs % c.groups, slice = task / (slabs * c.groups);
+      const int64_t k0 = slab_index * slab, k1 = std::min(k0 + slab, target_blocks);
+      acc_t* own = panels.data() + (slice * panel_count + group * target_blocks) * layout.size;
+      std::fill(own + k0 * layout.size, own + k1 * layout.size, acc_t(0));
+      const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
+      for (int64_t item = slice * c.N * tiles / slices; item < (slice + 1) * c.N * tiles / slices; ++item) {
+        const int64_t n = item / tiles, i0 = item % tiles / t.column_tiles * t.rows,
+                      j0 = item % t.column_tiles * t.columns;
+        const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
+        const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
+        const int64_t row_pitch = columns.slots * channels.width,
+                      block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
+        const int64_t gradient_size = rows.count * columns.count * block;
+        const Scratch<acc_t> packed(channels.count * block_pitch), gradient((k1 - k0) * gradient_size);
+        pack_source(
+            input + (n * c.groups * source_plane + group * (c.channels_last ? 1 : source_plane)) * c.source_channels, c,
+            channels, rows, columns, packed.data());
+        for (int64_t k = k0; k < k1; ++k) {
+          const int64_t channel = group * c.target_channels + k * block;
+          pack_gradient(
+              grad_output + n * c.groups * c.target_channels * target_plane +
+                  channel * (c.channels_last ? 1 : target_plane),
+              c, c.target_channels - k * block, rows, columns, gradient.data() + (k - k0) * gradient_size);
+        }
+        std::vector<const acc_t*> tap_rows(rows.count);
+        for (int64_t b = 0; b < channels.count; ++b) {
+          for (const AxisTap& r : c.h.phases[0]) {
+            for (int64_t i = 0; i < rows.count; ++i) {
+              const int64_t slot = rows.slot((i0 + i) * c.h.source_step + r.offset);
+              tap_rows[i] = slot < 0 ? nullptr : packed.data() + b * block_pitch + slot * row_pitch;
+            }
+            for (const ColumnRun& s : columns.runs[0]) {
+              const int64_t tap = (b * layout.row_taps + r.order) * layout.column_taps + s.order;
+              const int64_t length = s.taps * channels.width, step = ceil_div(length, ceil_div(length, kMaxScalars));
+              for (int64_t k = k0; k < k1; ++k) {
+                for (int64_t m = 0; m < length; m += step) {
+                  select_instance<kMaxScalars>(
+                      std::min(step, length - m), []<int N>() { return &accumulate_outer<acc_t, N>; })(
+                      tap_rows.data(), s.slot * channels.width + m, channels.width,
+                      gradient.data() + (k - k0) * gradient_size, columns.count, rows.count, columns.count,
+                      own + k * layout.size + (tap * channels.width + m) * block);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+
+  parallel_for(panel_count, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      acc_t* sum = panels.data() + i * layout.size;
+      for (int64_t slice = 1; slice < slices; ++slice) {
+        const acc_t* part = sum + slice * panel_count * layout.size;
+        for (int64_t e = 0; e < layout.size; ++e) sum[e] += part[e];
+      }
+      unpack_weight(sum, c, layout, i % target_blocks * block, weight + i / target_blocks * c.weight_group);
+    }
+  });
+}
+
+template <typename scalar_t>
+void implicit_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+  const auto input = static_cast<scalar_t*>(arguments.input);
+  const auto weight = static_cast<scalar_t*>(arguments.weight);
+  const auto output = static_cast<scalar_t*>(arguments.output);
+  switch (problem.pass) {
+    case Conv2dPass::forward:
+      return correlate(problem, input, weight, static_cast<const scalar_t*>(arguments.bias), output);
+    case Conv2dPass::grad_input: return correlate<scalar_t>(problem, output, weight, nullptr, input);
+    default: return grad_weight(problem.geometry, input, output, weight);
+  }
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

@@ -1,0 +1,95 @@
+// The two inner loops that every dense convolution spends its time in. Both keep a tile of accumulators in registers:
+// a column of scalars times two vectors of channels.
+#pragma once
+
+#include "../common/simd.h"
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+// A stretch of packed scalars to walk through, and the packed weights that belong to it.
+struct Run {
+  int64_t source, weight, length;
+};
+
+// Target channels of a tile.
+template <typename T>
+constexpr int kBlock = 2 * kLanes<T>;
+// Scalars of a tile: 14 x 2 accumulators, two weights and one broadcast use 31 of 32 registers, 6 x 2 use 15 of 16.
+constexpr int kMaxScalars = kVectorRegisters == 32 ? 14 : 6;
+
+// out[j][:] = init[:] + sum over runs and their positions i of source[run.source + i + j * step] * weight[run.weight +
+// i][:] One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs.
+template <typename T, int kScalars>
+void multiply_tile(
+    const T* source, int64_t step, const Run* runs, int64_t run_count, const T* weight, const T* init, T* out,
+    int64_t out_step) {
+  constexpr int lanes = kLanes<T>;
+  Vector<T> sum[kScalars][2];
+#pragma GCC unroll 16
+  for (int j = 0; j < kScalars; ++j) {
+    sum[j][0] = load(init);
+    sum[j][1] = load(init + lanes);
+  }
+  const int64_t step3 = 3 * step;
+  for (const Run* run = runs; run < runs + run_count; ++run) {
+    // Four base pointers and two strides address 14 scalars without an index register each.
+    const T* a[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) a[i] = source + run->source + 4 * i * step;
+    const T* w = weight + run->weight;
+    for (int64_t i = 0; i < run->length; ++i) {
+      const Vector<T> w0 = load(w), w1 = load(w + lanes);
+#pragma GCC unroll 16
+      for (int j = 0; j < kScalars; ++j) {
+        const T* p = a[j / 4] + i;
+        Vector<T> x = broadcast(p[j % 4 == 0 ? 0 : j % 4 == 1 ? step : j % 4 == 2 ? 2 * step : step3]);
+        CONVOPS_PIN(x);
+        sum[j][0] += x * w0;
+        sum[j][1] += x * w1;
+      }
+      w += 2 * lanes;
+    }
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < kScalars; ++j) {
+    store(out + j * out_step, sum[j][0]);
+    store(out + j * out_step + lanes, sum[j][1]);
+  }
+}
+
+// out[m][:] += sum over rows i and columns j of rows[i][offset + j * step + m] * gradient[i * pitch + j][:]
+// A null row is a row of padding. The sum of a tile starts from zero, so that rounding grows with the tile and the
+// number of tiles, not with the whole image.
+template <typename T, int kScalars>
+void accumulate_outer(
+    const T* const* rows, int64_t offset, int64_t step, const T* gradient, int64_t pitch, int64_t row_count,
+    int64_t columns, T* out) {
+  constexpr int lanes = kLanes<T>;
+  Vector<T> sum[kScalars][2] = {};
+  for (int64_t i = 0; i < row_count; ++i) {
+    if (rows[i] == nullptr) continue;
+    const T* x = rows[i] + offset;
+    const T* g = gradient + i * pitch * 2 * lanes;
+    for (int64_t j = 0; j < columns; ++j) {
+      const Vector<T> g0 = load(g), g1 = load(g + lanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kScalars; ++m) {
+        Vector<T> b = broadcast(x[m]);
+        CONVOPS_PIN(b);
+        sum[m][0] += b * g0;
+        sum[m][1] += b * g1;
+      }
+      x += step;
+      g += 2 * lanes;
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kScalars; ++m) {
+    store(out + m * 2 * lanes, load(out + m * 2 * lanes) + sum[m][0]);
+    store(out + m * 2 * lanes + lanes, load(out + m * 2 * lanes + lanes) + sum[m][1]);
+  }
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

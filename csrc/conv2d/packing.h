@@ -1,0 +1,299 @@
+// Packing: what the micro kernels read. A tile of the source image becomes [channel block][row][slot][channel], the
+// weight becomes panels [target block][channel block][row tap][column tap][channel][kBlock targets].
+//
+// A slot is a packed column. Columns are kept by their remainder modulo the source step, so that the columns that one
+// tap reads for neighbouring targets always lie next to each other, whatever the stride; rows and columns that no
+// tap reads are not packed at all (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of padding
+// are left out of the runs rather than multiplied as zeros.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../common/cpu.h"
+#include "../common/simd.h"
+#include "correlation.h"
+#include "micro_kernels.h"
+
+namespace convops {
+namespace CONVOPS_ISA {
+
+// Source channels of a group in equal blocks of at most 16.
+struct ChannelBlocks {
+  explicit ChannelBlocks(int64_t channels)
+      : channels(channels), count(ceil_div(channels, 16)), width(count > 0 ? ceil_div(channels, count) : 0) {}
+  int64_t padded() const { return count * width; }
+
+  int64_t channels, count, width;
+};
+
+// Neighbouring taps of one row of the kernel whose slots and weights both follow each other.
+struct ColumnRun {
+  int64_t slot, order, taps;
+};
+
+// The packed columns of the targets at base positions [begin, begin + count).
+struct TileColumns {
+  TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count) : begin(begin), count(count) {
+    struct Remainder {
+      int64_t value, first, last, slot;
+    };
+    std::vector<Remainder> remainders;
+    const auto find = [&](int64_t offset) -> Remainder& {
+      const int64_t value = floor_mod(offset, axis.source_step), position = floor_div(offset, axis.source_step);
+      for (Remainder& r : remainders) {
+        if (r.value == value) return r;
+      }
+      remainders.push_back({value, position, position, 0});
+      return remainders.back();
+    };
+    for (const auto& phase : axis.phases) {
+      for (const AxisTap& tap : phase) {
+        Remainder& r = find(tap.offset);
+        r.first = std::min(r.first, floor_div(tap.offset, axis.source_step));
+        r.last = std::max(r.last, floor_div(tap.offset, axis.source_step));
+      }
+    }
+    for (Remainder& r : remainders) {
+      r.slot = slots;
+      slots += r.last - r.first + count;
+    }
+    source_begin = axis.source;
+    for (const Remainder& r : remainders) {
+      source_begin = std::min(source_begin, std::max<int64_t>(0, (begin + r.first) * axis.source_step + r.value));
+      source_end =
+          std::max(source_end, std::min(axis.source, (begin + count - 1 + r.last) * axis.source_step + r.value + 1));
+    }
+    source_begin = std::min(source_begin, source_end);
+    slot_of_source.assign(source_end - source_begin, -1);
+    for (const Remainder& r : remainders) {
+      for (int64_t i = 0; i < r.last - r.first + count; ++i) {
+        const int64_t column = (begin + r.first + i) * axis.source_step + r.value;
+        if (column >= 0 && column < axis.source) {
+          slot_of_source[column - source_begin] = static_cast<int32_t>(r.slot + i);
+        } else {
+          padding_slots.push_back(static_cast<int32_t>(r.slot + i));
+        }
+      }
+    }
+    for (const auto& phase : axis.phases) {
+      std::vector<ColumnRun> phase_runs;
+      for (const AxisTap& tap : phase) {
+        const Remainder& r = find(tap.offset);
+        const int64_t slot = r.slot + floor_div(tap.offset, axis.source_step) - r.first;
+        if (!phase_runs.empty() && phase_runs.back().slot + phase_runs.back().taps == slot) {
+          ++phase_runs.back().taps;
+        } else {
+          phase_runs.push_back({slot, tap.order, 1});
+        }
+      }
+      runs.push_back(phase_runs);
+    }
+  }
+
+  int64_t begin, count;
+  int64_t slots = 0;
+  int64_t source_begin = 0, source_end = 0;
+  std::vector<int32_t> slot_of_source;  // of the columns [source_begin, source_end); -1: not read
+  std::vector<int32_t> padding_slots;
+  std::vector<std::vector<ColumnRun>> runs;  // by phase
+};
+
+// The packed rows of the targets at base positions [begin, begin + count).
+struct TileRows {
+  TileRows(const CorrelationAxis& axis, int64_t begin, int64_t count)
+      : begin(begin), count(count), slot_of_source(axis.source, -1) {
+    for (const auto& phase : axis.phases) {
+      for (const AxisTap& tap : phase) {
+        for (int64_t i = begin; i < begin + count; ++i) {
+          const int64_t row = i * axis.source_step + tap.offset;
+          if (row >= 0 && row < axis.source && slot_of_source[row] < 0) slot_of_source[row] = 0;
+        }
+      }
+    }
+    for (int64_t row = 0; row < axis.source; ++row) {
+      if (slot_of_source[row] < 0) continue;
+      slot_of_source[row] = static_cast<int32_t>(source.size());
+      source.push_back(row);
+    }
+  }
+
+  // -1 for a row of padding.
+  int64_t slot(int64_t row) const {
+    return row < 0 || row >= static_cast<int64_t>(slot_of_source.size()) ? -1 : slot_of_source[row];
+  }
+
+  int64_t begin, count;
+  std::vector<int32_t> slot_of_source;
+  std::vector<int64_t> source;  // rows in slot order
+};
+
+// Sorts each phase's taps so that neighbours in memory become neighbours in the list, and numbers them.
+inline void order_taps(CorrelationAxis& axis) {
+  int64_t order = 0;
+  for (auto& phase : axis.phases) {
+    std::sort(phase.begin(), phase.end(), [&](const AxisTap& a, const AxisTap& b) {
+      const int64_t ra = floor_mod(a.offset, axis.source_step), rb = floor_mod(b.offset, axis.source_step);
+      return ra != rb ? ra < rb : a.offset < b.offset;
+    });
+    for (AxisTap& tap : phase) tap.order = order++;
+  }
+}
+
+// Taps that some target reads through; a stride beyond the image leaves others unused.
+inline int64_t tap_count(const CorrelationAxis& axis) {
+  int64_t count = 0;
+  for (const auto& phase : axis.phases) count += static_cast<int64_t>(phase.size());
+  return count;
+}
+
+// Copies a tile of rows x columns, transposed: from[row * from_row + column] to to(column)[row].
+template <typename scalar_t, typename To>
+CONVOPS_INLINE void transpose_tile(
+    const scalar_t* from, int64_t from_row, int64_t rows, int64_t columns, const To& to) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  Vector<acc_t> tile[lanes];
+  if (rows == lanes && columns == lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) tile[i] = load(from + i * from_row);
+  } else {
+    for (int i = 0; i < lanes; ++i) tile[i] = i < rows ? load_partial(from + i * from_row, columns) : Vector<acc_t>{};
+  }
+  transpose<acc_t>(tile);
+  if (columns == lanes) {
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) to(j, tile[j]);
+  } else {
+    for (int j = 0; j < columns; ++j) to(j, tile[j]);
+  }
+}
+
+// Packs the tile of one image and group; image points at the group's first channel.
+template <typename scalar_t>
+void pack_source(
+    const scalar_t* image, const Correlation& c, const ChannelBlocks& blocks, const TileRows& rows,
+    const TileColumns& columns, Compute<scalar_t>* packed) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const int64_t H = c.h.source, W = c.w.source, width = blocks.width;
+  const int64_t pixel = c.groups * c.source_channels;
+  const int64_t stretch = columns.source_end - columns.source_begin;
+  const int32_t* slot_of = columns.slot_of_source.data();
+  // Whole rows of a channels_last image are already in packed order when no column is skipped or reordered.
+  const bool verbatim = c.channels_last && blocks.count == 1 && c.groups == 1 && c.w.source_step == 1;
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
+    for (const int64_t h : rows.source) {
+      acc_t* row = packed;
+      packed += columns.slots * width;
+      for (const int32_t slot : columns.padding_slots) std::fill_n(row + slot * width, width, acc_t(0));
+      if (stretch == 0) continue;
+      if (verbatim) {
+        const scalar_t* from = image + (h * W + columns.source_begin) * pixel;
+        acc_t* to = row + slot_of[0] * width;
+        int64_t i = 0;
+        for (; i + lanes <= stretch * width; i += lanes) store(to + i, load(from + i));
+        store_partial(to + i, load_partial(from + i, stretch * width - i), stretch * width - i);
+      } else if (c.channels_last) {
+        for (int64_t w = 0; w < stretch; ++w) {
+          if (slot_of[w] < 0) continue;
+          const scalar_t* from = image + (h * W + columns.source_begin + w) * pixel + first;
+          acc_t* to = row + slot_of[w] * width;
+          for (int64_t i = 0; i < width; i += lanes)
+            store_partial(to + i, load_partial(from + i, channels - i), width - i);
+        }
+      } else {
+        for (int64_t i = 0; i < width; i += lanes) {
+          const scalar_t* from = image + ((first + i) * H + h) * W + columns.source_begin;
+          const int64_t height = std::min<int64_t>(lanes, std::max<int64_t>(channels - i, 0));
+          const int64_t stored = std::min<int64_t>(lanes, width - i);
+          for (int64_t w = 0; w < stretch; w += lanes) {
+            transpose_tile(
+                from + w, H * W, height, std::min<int64_t>(lanes, stretch - w),
+                [&](int64_t j, Vector<acc_t> pixel_channels) {
+                  const int32_t slot = slot_of[w + j];
+                  if (slot >= 0) store_partial(row + slot * width + i, pixel_channels, stored);
+                });
+          }
+        }
+      }
+    }
+  }
+}
+
+// Offsets of a weight element into its panel: of its source channel, and of its tap (-1: no target reads through it).
+template <typename T>
+struct PanelLayout {
+  PanelLayout(const Correlation& c, const ChannelBlocks& blocks)
+      : row_taps(tap_count(c.h)),
+        column_taps(tap_count(c.w)),
+        size(blocks.padded() * row_taps * column_taps * kBlock<T>),
+        of_tap(c.h.kernel * c.w.kernel, -1) {
+    for (int64_t i = 0; i < blocks.channels; ++i) {
+      of_channel.push_back((i / blocks.width * row_taps * column_taps * blocks.width + i % blocks.width) * kBlock<T>);
+    }
+    for (const auto& row_phase : c.h.phases) {
+      for (const AxisTap& r : row_phase) {
+        for (const auto& column_phase : c.w.phases) {
+          for (const AxisTap& s : column_phase) {
+            of_tap[r.tap * c.w.kernel + s.tap] = (r.order * column_taps + s.order) * blocks.width * kBlock<T>;
+          }
+        }
+      }
+    }
+  }
+
+  int64_t row_taps, column_taps, size;
+  std::vector<int64_t> of_channel, of_tap;
+};
+
+// Packs kBlock target channels, from `target` on, of one group's weight. Padding channels of the panel are left alone.
+template <typename scalar_t>
+void pack_weight(
+    const scalar_t* weight, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, int64_t target,
+    Compute<scalar_t>* panel) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  const int64_t taps = c.h.kernel * c.w.kernel;
+  for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
+    const int64_t targets = std::clamp<int64_t>(c.target_channels - target - half, 0, lanes);
+    const auto put = [&](int64_t channel, int64_t tap, Vector<acc_t> values) {
+      if (layout.of_tap[tap] >= 0) store(panel + half + layout.of_channel[channel] + layout.of_tap[tap], values);
+    };
+    const scalar_t* from = weight + (target + half) * c.weight_target;
+    if (targets == 0 || c.weight_target == 1) {
+      for (int64_t i = 0; i < c.source_channels; ++i) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t r = tap / c.w.kernel, s = tap % c.w.kernel;
+          put(i, tap, load_partial(from + i * c.weight_source + r * c.weight_row + s * c.weight_column, targets));
+        }
+      }
+    } else {
+      // For a fixed target the weight is contiguous over taps, over channels and taps, or over taps and channels.
+      const bool channels_inside = c.weight_source == 1 && c.weight_column != 1;
+      const bool channels_outside = c.weight_source == taps;
+      const int64_t outer = channels_inside || channels_outside ? 1 : c.source_channels;
+      const int64_t length = outer == 1 ? c.source_channels * taps : taps;
+      for (int64_t o = 0; o < outer; ++o) {
+        for (int64_t e = 0; e < length; e += lanes) {
+          transpose_tile(
+              from + o * c.weight_source + e, c.weight_target, targets, std::min<int64_t>(lanes, length - e),
+              [&](int64_t j, Vector<acc_t> values) {
+                const int64_t i = e + j;
+                if (outer != 1) {
+                  put(o, i, values);
+                } else if (channels_inside) {
+                  put(i % c.source_channels, i / c.source_channels, values);
+                } else {
+                  put(i / taps, i % taps, values);
+                }
+              });
+        }
+      }
+    }
+  }
+}
+
+}  // namespace CONVOPS_ISA
+}  // namespace convops

@@ -1,0 +1,87 @@
+// What the library can say about itself without a tensor: how it was built and which algorithms it has.
+// Plain C functions, read through ctypes.
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "common/algorithm.h"
+#include "common/cpu.h"
+
+#define CONVOPS_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace convops {
+namespace {
+
+template <typename Algorithms>
+std::string names(const Algorithms& algorithms) {
+  std::string text;
+  for (const auto& algorithm : algorithms) text.append(text.empty() ? "" : ",").append(algorithm.name);
+  return text;
+}
+
+std::string algorithm_names(const std::string& op, bool cuda) {
+  if (cuda) {
+#ifdef CONVOPS_CUDA
+    if (op == "conv2d") return names(conv2d_cuda_algorithms());
+    if (op == "max_pool2d") return names(max_pool2d_cuda_algorithms());
+    if (op == "avg_pool2d") return names(avg_pool2d_cuda_algorithms());
+#endif
+    return "";
+  }
+  if (op == "conv2d") return names(conv2d_cpu_algorithms());
+  if (op == "max_pool2d") return names(max_pool2d_cpu_algorithms());
+  if (op == "avg_pool2d") return names(avg_pool2d_cpu_algorithms());
+  return "";
+}
+
+}  // namespace
+}  // namespace convops
+
+// The instruction set in use, the torch built against, the CUDA architectures (empty without CUDA), why there is no
+// CUDA.
+CONVOPS_EXPORT const char* torch_convops_isa() {
+  return convops::isa_name(convops::cpu_isa());
+}
+CONVOPS_EXPORT const char* torch_convops_built_with_torch() {
+  return CONVOPS_BUILD_TORCH;
+}
+CONVOPS_EXPORT const char* torch_convops_cuda_archs() {
+  return CONVOPS_BUILD_CUDA;
+}
+CONVOPS_EXPORT const char* torch_convops_no_cuda_reason() {
+  return CONVOPS_BUILD_NO_CUDA_REASON;
+}
+
+// Comma-separated algorithm names of "conv2d", "max_pool2d" or "avg_pool2d", best first.
+CONVOPS_EXPORT const char* torch_convops_algorithms(const char* op, int cuda) {
+  thread_local std::string text;
+  text = convops::algorithm_names(op, cuda != 0);
+  return text.c_str();
+}
+
+// The algorithm that "auto" takes, or a text that starts with "error: ". sizes: N C H W, K R S, stride (2),
+// padding (4), dilation (2), groups. pass and dtype number the enumerations of algorithm.h.
+CONVOPS_EXPORT const char* torch_convops_conv2d_choice(
+    int cuda, int pass, int dtype, const int64_t* sizes, int channels_last, int weight_channels_last, int allow_tf32) {
+  using namespace convops;
+  thread_local std::string text;
+  try {
+    const int64_t groups = sizes[15];
+    const Conv2dGeometry geometry = make_conv2d_geometry(
+        "conv2d", {sizes[0], sizes[1], sizes[2], sizes[3]},
+        {sizes[4], groups > 0 ? sizes[1] / groups : 0, sizes[5], sizes[6]}, {sizes[7], sizes[8]},
+        {sizes[9], sizes[10], sizes[11], sizes[12]}, {sizes[13], sizes[14]}, groups, channels_last != 0,
+        weight_channels_last != 0);
+    const Conv2dProblem problem{static_cast<Conv2dPass>(pass), static_cast<DType>(dtype), geometry, allow_tf32 != 0};
+    std::span<const Conv2dAlgorithm> algorithms = conv2d_cpu_algorithms();
+#ifdef CONVOPS_CUDA
+    if (cuda != 0) algorithms = conv2d_cuda_algorithms();
+#else
+    CONVOPS_CHECK(cuda == 0, "conv2d", "this build has no CUDA");
+#endif
+    text = choose_algorithm("conv2d", algorithms, problem, "auto").name;
+  } catch (const std::exception& error) {
+    text.assign("error: ").append(error.what());
+  }
+  return text.c_str();
+}

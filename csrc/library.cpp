@@ -1,0 +1,82 @@
+// Every operator of torch_convops, on one page.
+//
+// Conventions: stride, dilation and kernel_size take one or two values (height, width); padding takes one, two or
+// four (top, bottom, left, right). Tensors are 4-D, or 3-D without the batch. `algorithm` is "auto" or a name from
+// torch_convops.algorithms(); it never changes what is computed.
+#include "common/operators.h"
+
+STABLE_TORCH_LIBRARY(torch_convops, m) {
+  // Convolution: cross-correlation as in torch.nn.functional.conv2d, and its three gradients.
+  m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, "
+      "SymInt[2] dilation=1, SymInt groups=1, *, bool allow_tf32=False, str algorithm='auto') -> Tensor");
+  m.def(
+      "conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride=1, "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, bool allow_tf32=False, str algorithm='auto') "
+      "-> Tensor");
+  m.def(
+      "conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, SymInt[2] stride=1, "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, bool channels_last=False, "
+      "bool allow_tf32=False, str algorithm='auto') -> Tensor");
+  m.def("conv2d_grad_bias(Tensor grad_output) -> Tensor");
+
+  // Max-pooling. The offset of a window's maximum is r * S + s: uint8, or int32 for windows over 256 taps.
+  m.def(
+      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride=[], SymInt[2] padding=0, "
+      "SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> Tensor");
+  m.def(
+      "max_pool2d_with_offsets(Tensor input, SymInt[2] kernel_size, SymInt[2] stride=[], SymInt[2] padding=0, "
+      "SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> (Tensor, Tensor)");
+  // The transposed pair: grad_input routes each window's value to its tap, gather reads it from there.
+  m.def(
+      "max_pool2d_grad_input(Tensor grad_output, Tensor offsets, SymInt[2] input_size, SymInt[2] kernel_size, "
+      "SymInt[2] stride=[], SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, "
+      "str algorithm='auto') -> Tensor");
+  m.def(
+      "max_pool2d_gather(Tensor input, Tensor offsets, SymInt[2] kernel_size, SymInt[2] stride=[], "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> Tensor");
+  // int64 indices h * W + w into each plane, as torch returns them.
+  m.def(
+      "max_pool2d_indices(Tensor offsets, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride=[], "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> Tensor");
+
+  // Average-pooling and its transpose.
+  m.def(
+      "avg_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride=[], SymInt[2] padding=0, "
+      "bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, str algorithm='auto') "
+      "-> Tensor");
+  m.def(
+      "avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride=[], "
+      "SymInt[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, "
+      "str algorithm='auto') -> Tensor");
+
+  // A window as large as the plane; defined in Python through the two above.
+  m.def("global_max_pool2d(Tensor input) -> Tensor");
+  m.def("global_avg_pool2d(Tensor input) -> Tensor");
+}
+
+// One implementation serves every device: it checks, allocates and picks from the device's list of algorithms.
+static void register_kernels(torch::stable::detail::StableLibrary& m) {
+  using namespace convops;
+  m.impl("conv2d", TORCH_BOX(&conv2d));
+  m.impl("conv2d_grad_input", TORCH_BOX(&conv2d_grad_input));
+  m.impl("conv2d_grad_weight", TORCH_BOX(&conv2d_grad_weight));
+  m.impl("conv2d_grad_bias", TORCH_BOX(&conv2d_grad_bias));
+  m.impl("max_pool2d", TORCH_BOX(&max_pool2d));
+  m.impl("max_pool2d_with_offsets", TORCH_BOX(&max_pool2d_with_offsets));
+  m.impl("max_pool2d_grad_input", TORCH_BOX(&max_pool2d_grad_input));
+  m.impl("max_pool2d_gather", TORCH_BOX(&max_pool2d_gather));
+  m.impl("max_pool2d_indices", TORCH_BOX(&max_pool2d_indices));
+  m.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
+  m.impl("avg_pool2d_grad_input", TORCH_BOX(&avg_pool2d_grad_input));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(torch_convops, CPU, m) {
+  register_kernels(m);
+}
+
+#ifdef CONVOPS_CUDA
+STABLE_TORCH_LIBRARY_IMPL(torch_convops, CUDA, m) {
+  register_kernels(m);
+}
+#endif

@@ -1,0 +1,113 @@
+// What the kernels of max- and average-pooling share: their geometry, and walks over a window's taps or a pixel's windows.
+#pragma once
+
+#include "image.cuh"
+#include "vector.cuh"
+
+namespace convops {
+
+template <typename index_t>
+struct PoolGeometry {
+  WindowAxis<index_t> h, w;
+  ImageSteps<index_t> input, output;
+  // Decodes one thread's work: an element, or a vector of channels, of the tensor that is written.
+  ImageIndex<index_t> work;
+  index_t work_count;
+  Divisor<index_t> h_stride, w_stride, h_dilation, w_dilation;
+
+  PoolGeometry(const Pool2dGeometry& geometry, bool writes_input, int vector) {
+    const Axis rows = without_unused_steps(geometry.h), columns = without_unused_steps(geometry.w);
+    h = WindowAxis<index_t>(rows);
+    w = WindowAxis<index_t>(columns);
+    input = {geometry.channels_last, geometry.C, rows.input, columns.input};
+    output = {geometry.channels_last, geometry.C, rows.output, columns.output};
+    const int64_t channels = geometry.C / vector;
+    const int64_t height = writes_input ? rows.input : rows.output;
+    const int64_t width = writes_input ? columns.input : columns.output;
+    work = {geometry.channels_last, channels, height, width};
+    work_count = static_cast<index_t>(geometry.N * channels * height * width);
+    h_stride = Divisor<index_t>(rows.stride), w_stride = Divisor<index_t>(columns.stride);
+    h_dilation = Divisor<index_t>(rows.dilation), w_dilation = Divisor<index_t>(columns.dilation);
+  }
+};
+
+// Calls body(r, s, offset of the pixel in its plane) for the taps of window (p, q) inside the input, in row-major order.
+// kKernel is the side of a square window known to the compiler, whose loads then all start at once; 0: any window.
+template <int kKernel, typename index_t, typename Body>
+__device__ void for_each_tap(const PoolGeometry<index_t>& geometry, index_t p, index_t q, const Body& body) {
+  constexpr int kUnroll = kKernel > 0 ? kKernel : 1;
+  const index_t rows = kKernel > 0 ? kKernel : geometry.h.kernel, columns = kKernel > 0 ? kKernel : geometry.w.kernel;
+  const index_t row = geometry.h.start(p), column = geometry.w.start(q);
+#pragma unroll kUnroll
+  for (index_t r = 0; r < rows; ++r) {
+    const index_t h = row + r * geometry.h.dilation;
+    if (!geometry.h.contains(h)) continue;
+#pragma unroll kUnroll
+    for (index_t s = 0; s < columns; ++s) {
+      const index_t w = column + s * geometry.w.dilation;
+      if (geometry.w.contains(w)) body(r, s, h * geometry.input.h + w * geometry.input.w);
+    }
+  }
+}
+
+// Calls body(output, tap) for the outputs of an axis whose window meets pixel i, ascending.
+template <typename index_t, typename Body>
+__device__ void for_each_cover(
+    const WindowAxis<index_t>& axis, const Divisor<index_t>& stride, const Divisor<index_t>& dilation, index_t i,
+    const Body& body) {
+  const index_t reach = i + axis.pad, extent = axis.dilation * (axis.kernel - 1);
+  const index_t first = reach <= extent ? 0 : stride.divide(reach - extent + axis.stride - 1);
+  const index_t end = stride.divide(reach) + 1;
+  for (index_t o = first; o < end && o < axis.output; ++o) {
+    index_t tap = reach - o * axis.stride;
+    if (take_digit(tap, dilation) == 0) body(o, tap);
+  }
+}
+
+// Calls body(r, s, offset of the window in its plane) for the windows over pixel (h, w), in row-major order.
+template <typename index_t, typename Body>
+__device__ void for_each_window(const PoolGeometry<index_t>& geometry, index_t h, index_t w, const Body& body) {
+  for_each_cover(geometry.h, geometry.h_stride, geometry.h_dilation, h, [&](index_t p, index_t r) {
+    for_each_cover(geometry.w, geometry.w_stride, geometry.w_dilation, w, [&](index_t q, index_t s) {
+      body(p, q, r, s, p * geometry.output.h + q * geometry.output.w);
+    });
+  });
+}
+
+// Calls function(index_t(), std::integral_constant<int, vector>()): 16 bytes of channels where they are neighbours, whole
+// vectors and aligned, else single elements. The 64-bit index takes single elements only.
+template <typename scalar_t, typename Function>
+void dispatch_pool(const Pool2dGeometry& geometry, bool aligned, const Function& function) {
+  constexpr int kVector = kVectorBytes / sizeof(scalar_t);
+  dispatch_index(geometry, [&](auto index) {
+    using index_t = decltype(index);
+    if constexpr (sizeof(index_t) == 4 && kVector > 1) {
+      if (geometry.channels_last && geometry.C % kVector == 0 && aligned) {
+        return function(index, std::integral_constant<int, kVector>());
+      }
+    }
+    function(index, std::integral_constant<int, 1>());
+  });
+}
+
+// Calls function(std::integral_constant<int, side>()) with the side of the most common square windows, else with 0.
+template <typename scalar_t, typename index_t, typename Function>
+void dispatch_window(const Pool2dGeometry& geometry, const Function& function) {
+  if constexpr (!std::numeric_limits<scalar_t>::is_integer && sizeof(index_t) == 4) {
+    const bool square = geometry.h.kernel == geometry.w.kernel;
+    if (square && geometry.h.kernel == 2) return function(std::integral_constant<int, 2>());
+    if (square && geometry.h.kernel == 3) return function(std::integral_constant<int, 3>());
+  }
+  function(std::integral_constant<int, 0>());
+}
+
+// One window over the whole plane.
+inline bool is_global(const Pool2dGeometry& geometry) {
+  const auto whole = [](const Axis& axis) {
+    return axis.kernel == axis.input && axis.output == 1 && axis.pad_lower == 0 && axis.pad_upper == 0 &&
+           (axis.dilation == 1 || axis.kernel == 1);
+  };
+  return whole(geometry.h) && whole(geometry.w);
+}
+
+}  // namespace convops

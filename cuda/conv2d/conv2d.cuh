@@ -1,0 +1,27 @@
+// The algorithms of the convolution on CUDA, one per .cu file (the implicit product has one file per dtype, to build in parallel).
+#pragma once
+
+#include "common/algorithm.h"
+
+namespace convops {
+
+bool depthwise_supports(const Conv2dProblem& problem);
+int64_t depthwise_workspace(const Conv2dProblem& problem);
+void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
+bool implicit_gemm_tensor_core_supports(const Conv2dProblem& problem);
+int64_t implicit_gemm_tensor_core_workspace(const Conv2dProblem& problem);
+void implicit_gemm_tensor_core_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+void implicit_gemm_tensor_core_bfloat16(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+void implicit_gemm_tensor_core_float16(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+void implicit_gemm_tensor_core_tf32(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
+bool implicit_gemm_supports(const Conv2dProblem& problem);
+int64_t implicit_gemm_workspace(const Conv2dProblem& problem);
+void implicit_gemm_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
+bool reduction_supports(const Conv2dProblem& problem);
+int64_t reduction_workspace(const Conv2dProblem& problem);
+void reduction_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
+}  // namespace convops

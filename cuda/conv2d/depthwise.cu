@@ -1,0 +1,121 @@
+// Depthwise convolution: choice of index type, vector width and slices.
+#include "conv2d.cuh"
+#include "depthwise.cuh"
+
+namespace convops {
+
+namespace {
+
+// Blocks of the grad_weight kernel for one slice of the pixels.
+int64_t grad_weight_blocks(const Conv2dGeometry& geometry) {
+  return ceil_div(geometry.h.kernel * geometry.w.kernel, kTapsPerBlock) *
+         ceil_div(geometry.K, channels_per_block(geometry.channels_last));
+}
+
+int64_t grad_weight_pixels(const Conv2dGeometry& geometry) {
+  return geometry.N * geometry.h.output * geometry.w.output;
+}
+
+int64_t grad_weight_slices(const Conv2dGeometry& geometry) {
+  return pixel_slices(grad_weight_pixels(geometry), grad_weight_blocks(geometry), geometry.channels_last);
+}
+
+template <typename scalar_t, typename index_t>
+void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
+  using acc_t = accumulator_t<scalar_t>;
+  const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
+  const int64_t taps = h.kernel * w.kernel, slices = grad_weight_slices(geometry);
+  DepthwiseWeightGeometry<index_t> work{
+      .h = WindowAxis<index_t>(h),
+      .w = WindowAxis<index_t>(w),
+      .filters = static_cast<index_t>(geometry.K),
+      .taps = static_cast<index_t>(taps),
+      .pixels = static_cast<index_t>(grad_weight_pixels(geometry)),
+      .slice_pixels = static_cast<index_t>(ceil_div(grad_weight_pixels(geometry), slices)),
+      .slices = static_cast<index_t>(slices),
+      .input = {geometry.channels_last, geometry.C, h.input, w.input},
+      .output = {geometry.channels_last, geometry.K, h.output, w.output},
+      .multiplier = Divisor<index_t>(geometry.filters_per_group()),
+      .h_output = Divisor<index_t>(h.output),
+      .w_output = Divisor<index_t>(w.output),
+      .tap_chunks = Divisor<index_t>(ceil_div(taps, kTapsPerBlock)),
+      .channel_blocks = Divisor<index_t>(ceil_div(geometry.K, channels_per_block(geometry.channels_last))),
+      .w_kernel = Divisor<index_t>(w.kernel)};
+  const auto kernel = geometry.channels_last ? conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, kChannelLanes>
+                                             : conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, 1>;
+  launch(
+      "conv2d", kernel, grad_weight_blocks(geometry) * slices, kBlockThreads, 0, arguments.stream, work,
+      static_cast<const scalar_t*>(arguments.input), static_cast<const scalar_t*>(arguments.output),
+      static_cast<acc_t*>(arguments.workspace));
+  launch(
+      "conv2d", sum_slices_kernel<scalar_t>, blocks_for(geometry.K * taps), kBlockThreads, 0, arguments.stream,
+      static_cast<const acc_t*>(arguments.workspace), static_cast<scalar_t*>(arguments.weight), geometry.K * taps, slices);
+}
+
+template <typename scalar_t, typename index_t, int kVector, bool kTransposed>
+void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
+  const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
+  const int64_t channels = (kTransposed ? geometry.C : geometry.K) / kVector;
+  const int64_t rows = ceil_div(kTransposed ? h.input : h.output, kRowsPerThread);
+  const int64_t columns = kTransposed ? w.input : w.output;
+  const int64_t count = geometry.N * channels * rows * columns;
+  DepthwiseGeometry<index_t> work{
+      .h = WindowAxis<index_t>(h),
+      .w = WindowAxis<index_t>(w),
+      .multiplier = static_cast<index_t>(geometry.filters_per_group()),
+      .taps = static_cast<index_t>(h.kernel * w.kernel),
+      .input = {geometry.channels_last, geometry.C, h.input, w.input},
+      .output = {geometry.channels_last, geometry.K, h.output, w.output},
+      .work = {geometry.channels_last, channels, rows, columns},
+      .work_count = static_cast<index_t>(count),
+      .multiplier_divisor = Divisor<index_t>(geometry.filters_per_group()),
+      .h_stride = Divisor<index_t>(h.stride),
+      .w_stride = Divisor<index_t>(w.stride)};
+  void* source = kTransposed ? arguments.output : arguments.input;
+  void* destination = kTransposed ? arguments.input : arguments.output;
+  launch(
+      "conv2d", conv2d_depthwise_kernel<scalar_t, index_t, kVector, kTransposed>, blocks_for(count), kBlockThreads, 0,
+      arguments.stream, work, static_cast<const scalar_t*>(source), static_cast<const scalar_t*>(arguments.weight),
+      kTransposed ? nullptr : static_cast<const scalar_t*>(arguments.bias), static_cast<scalar_t*>(destination));
+}
+
+template <typename scalar_t, typename index_t, bool kTransposed>
+void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
+  constexpr int kVector = kVectorBytes / sizeof(scalar_t);
+  const bool vector = geometry.channels_last && geometry.filters_per_group() == 1 && geometry.C % kVector == 0 &&
+                      is_aligned(arguments.input) && is_aligned(arguments.output);
+  if (vector) {
+    run_direct<scalar_t, index_t, kVector, kTransposed>(geometry, arguments);
+  } else {
+    run_direct<scalar_t, index_t, 1, kTransposed>(geometry, arguments);
+  }
+}
+
+}  // namespace
+
+bool depthwise_supports(const Conv2dProblem& problem) {
+  return problem.pass != Conv2dPass::grad_bias && problem.geometry.channels_per_group() == 1 && is_floating(problem.dtype);
+}
+
+int64_t depthwise_workspace(const Conv2dProblem& problem) {
+  if (problem.pass != Conv2dPass::grad_weight) return 0;
+  return grad_weight_slices(problem.geometry) * problem.geometry.weight_numel() *
+         (problem.dtype == DType::float64 ? 8 : 4);
+}
+
+void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+  const Conv2dGeometry& geometry = problem.geometry;
+  dispatch_floating("conv2d", problem.dtype, [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    dispatch_index(geometry, [&](auto index) {
+      using index_t = decltype(index);
+      switch (problem.pass) {
+        case Conv2dPass::forward: return run_direct<scalar_t, index_t, false>(geometry, arguments);
+        case Conv2dPass::grad_input: return run_direct<scalar_t, index_t, true>(geometry, arguments);
+        default: return run_grad_weight<scalar_t, index_t>(geometry, arguments);
+      }
+    }, geometry.weight_numel());
+  });
+}
+
+}  // namespace convops

@@ -1,0 +1,62 @@
+// From a convolution problem to the launch of the implicit matrix product with the right tile and accesses.
+#pragma once
+
+#include "gemm_kernel.cuh"
+
+namespace convops {
+
+template <Access kA, Access kB>
+struct AccessPair {};
+
+template <typename... Pairs>
+struct AccessPairs {};
+
+// Launches the first pair of the list that both operands allow (gather is always allowed); false where there is none.
+template <typename Engine>
+bool launch_gemm(
+    Access, Access, const Conv2dGemm&, const Conv2dGemmPlan&, const Conv2dGemmPointers&, void*, AccessPairs<>) {
+  return false;
+}
+template <typename Engine, Access kA, Access kB, typename... Others>
+bool launch_gemm(
+    Access a, Access b, const Conv2dGemm& gemm, const Conv2dGemmPlan& plan, const Conv2dGemmPointers& pointers,
+    void* stream, AccessPairs<AccessPair<kA, kB>, Others...>) {
+  if ((kA != Access::gather && kA != a) || (kB != Access::gather && kB != b)) {
+    return launch_gemm<Engine>(a, b, gemm, plan, pointers, stream, AccessPairs<Others...>());
+  }
+  launch(
+      "conv2d", conv2d_implicit_gemm_kernel<Engine, kA, kB>, plan.blocks(gemm), kBlockThreads,
+      gemm_shared_bytes<Engine>(), stream, gemm, plan, pointers);
+  return true;
+}
+
+inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& arguments) {
+  switch (pass) {
+    case Conv2dPass::forward:
+      return {arguments.input, arguments.weight, arguments.bias, arguments.output, arguments.workspace};
+    case Conv2dPass::grad_input: return {arguments.output, arguments.weight, nullptr, arguments.input, arguments.workspace};
+    default: return {arguments.input, arguments.output, nullptr, arguments.weight, arguments.workspace};
+  }
+}
+
+// Engine<scalar_t, columns> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of their own.
+template <template <typename, int> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
+void run_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments, bool allow_wide) {
+  const Conv2dGemm gemm = make_conv2d_gemm(problem);
+  const Conv2dGemmPointers pointers = gemm_pointers(problem.pass, arguments);
+  const Access a = access_of(gemm.a, pointers.a, sizeof(scalar_t)), b = access_of(gemm.b, pointers.b, sizeof(scalar_t));
+  Conv2dGemmPlan plan = plan_gemm(gemm, sizeof(scalar_t), allow_wide);
+  plan.vector_store = plan.vector_store && is_aligned(pointers.d);
+  if (!plan.wide ||
+      !launch_gemm<Engine<scalar_t, kWideColumns>>(a, b, gemm, plan, pointers, arguments.stream, WidePairs())) {
+    plan.tile_columns(false);
+    launch_gemm<Engine<scalar_t, kNarrowColumns>>(a, b, gemm, plan, pointers, arguments.stream, NarrowPairs());
+  }
+  if (plan.slices > 1) {
+    launch(
+        "conv2d", conv2d_implicit_gemm_reduce_kernel<scalar_t>, blocks_for(gemm.groups * plan.rows * plan.columns),
+        kBlockThreads, 0, arguments.stream, gemm, plan, pointers);
+  }
+}
+
+}  // namespace convops

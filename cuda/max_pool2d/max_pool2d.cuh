@@ -1,0 +1,25 @@
+// The algorithms of max-pooling on CUDA, one per .cu file, and the rule that they share.
+#pragma once
+
+#include "common/algorithm.h"
+
+namespace convops {
+
+bool max_pool2d_global_supports(const MaxPool2dProblem& problem);
+void max_pool2d_global_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+bool max_pool2d_direct_supports(const MaxPool2dProblem& problem);
+void max_pool2d_direct_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+void max_pool2d_direct_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+void max_pool2d_direct_backward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+
+// Offsets as bytes or as int32: calls function(offset_t*).
+template <typename Function>
+void dispatch_offsets(const Pool2dGeometry& geometry, void* offsets, const Function& function) {
+  if (geometry.taps() <= kMaxByteTaps) {
+    function(static_cast<uint8_t*>(offsets));
+  } else {
+    function(static_cast<int32_t*>(offsets));
+  }
+}
+
+}  // namespace convops

@@ -1,0 +1,25 @@
+"""2-D convolution and pooling as PyTorch operators with their own C++ and CUDA kernels."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import nn
+from ._library import BuildInfo, algorithms, build_info
+from .ops import avg_pool2d, choice, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+
+try:
+    __version__ = version("torch_convops")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "BuildInfo",
+    "algorithms",
+    "avg_pool2d",
+    "build_info",
+    "choice",
+    "conv2d",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "max_pool2d",
+    "nn",
+]

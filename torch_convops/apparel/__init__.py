@@ -1,0 +1,20 @@
+"""The apparel case study: what a plain CNN gains over a fully connected network on pictures of clothes."""
+
+from .data import ApparelData, ApparelError, Split, load_image_folder
+from .models import build_model
+from .synthetic import synthetic_data
+from .training import EpochRecord, Reporter, TrainConfig, TrainResult, train
+
+__all__ = [
+    "ApparelData",
+    "ApparelError",
+    "EpochRecord",
+    "Reporter",
+    "Split",
+    "TrainConfig",
+    "TrainResult",
+    "build_model",
+    "load_image_folder",
+    "synthetic_data",
+    "train",
+]

@@ -1,0 +1,3 @@
+from torch_convops.cli import main
+
+main(prog_name="convops")

@@ -1,0 +1,169 @@
+"""``convops train``: train the apparel classifiers and compare them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..apparel.data import ApparelData, ApparelError
+from ..apparel.models import BACKENDS, MODELS
+from ..apparel.training import EpochRecord, TrainConfig, TrainResult, best_epoch, train
+
+INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Directory train|validation|test/<class>/<picture>.  [default: synthetic pictures]",
+)
+@click.option(
+    "--model",
+    "models",
+    type=click.Choice(list(MODELS)),
+    multiple=True,
+    default=["cnn"],
+    show_default=True,
+    help="Give it several times to train several models, each into its own folder OUT/MODEL.",
+)
+@click.option("--epochs", type=int, default=TrainConfig.epochs, show_default=True, help="At most so many.")
+@click.option("--batch-size", type=int, default=TrainConfig.batch_size, show_default=True)
+@click.option("--lr", type=float, default=TrainConfig.lr, show_default=True, help="Learning rate of Adam.")
+@click.option(
+    "--patience",
+    type=int,
+    default=TrainConfig.patience,
+    show_default=True,
+    help="Stop after so many epochs without a better validation accuracy.",
+)
+@click.option("--seed", type=int, default=TrainConfig.seed, show_default=True, help="Of weights and batches.")
+@click.option(
+    "--backend",
+    type=click.Choice(list(BACKENDS)),
+    default=TrainConfig.backend,
+    show_default=True,
+    help="Whose convolution and pooling layers to use.",
+)
+@click.option(
+    "--device",
+    default=TrainConfig.device,
+    show_default=True,
+    help="cpu, cuda, cuda:1, ...; auto is cuda where there is one.",
+)
+@click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/apparel"),
+    show_default=True,
+    help="Where checkpoint, weights, metrics and figures go.",
+)
+@click.option("--fresh", is_flag=True, help="Start again even if OUT has a checkpoint.")
+def command(models: tuple[str, ...], **settings: Any) -> None:
+    """Train the apparel classifiers: a fully connected network (ann) and a plain CNN (cnn).
+
+    Writes checkpoint.pt, weights.pt, metrics.json and three figures into OUT, and prints a table of the
+    models at the end. The weights kept, and tested, are those of the best validation accuracy.
+
+    Two runs with the same arguments give the same history and weights, bit for bit. A run that was
+    interrupted goes on from its last complete epoch when the same command is given again, and ends as if it
+    had never stopped.
+    """
+    console = Console(highlight=False, markup=False)  # paths may have brackets
+    try:
+        results = _train_all(models, TrainConfig(**settings), console)
+    except (ApparelError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on after the last complete epoch")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    console.print(_comparison(results))
+
+
+def _train_all(models: tuple[str, ...], config: TrainConfig, console: Console) -> list[TrainResult]:
+    # matplotlib is slow to import, and not needed to say what is wrong with an argument.
+    from ..apparel.plots import save_figures
+
+    assert config.out is not None
+    results: list[TrainResult] = []
+    for model in dict.fromkeys(models):
+        out = config.out / model if len(set(models)) > 1 else config.out
+        headline = f"{model}, backend {config.backend}, seed {config.seed}, into {out}"
+        console.print(headline, style="bold", soft_wrap=True)
+        data = results[0].data if results else None
+        with _progress(console) as progress:
+            reporter = _ConsoleReporter(progress, config.epochs)
+            results.append(train(replace(config, model=model, out=out), data, reporter))
+        save_figures(results[-1], out)
+    return results
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("batches, loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _ConsoleReporter:
+    """A progress bar for the epoch that runs, a line for each that is done."""
+
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self.progress = progress
+        self.epochs = epochs
+
+    def started(self, data: ApparelData, history: list[EpochRecord]) -> None:
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+        self._print(f"{data.source} pictures of {len(data.classes)} classes: {sizes}")
+        if history:
+            self._print(f"after epoch {len(history)}, from the checkpoint")
+
+    def epoch_started(self, epoch: int, batches: int) -> None:
+        label = f"{epoch}/{self.epochs}"
+        self.task = self.progress.add_task("", total=batches, epoch=label, loss=math.nan)
+
+    def batch_done(self, loss: float) -> None:
+        self.progress.update(self.task, advance=1, loss=loss)
+
+    def epoch_done(self, history: list[EpochRecord]) -> None:
+        self.progress.remove_task(self.task)
+        epoch, last = len(history), history[-1]
+        self._print(
+            f"epoch {epoch:2}/{self.epochs}  loss {last.train_loss:.3f}  validation loss {last.val_loss:.3f},"
+            f" accuracy {last.val_accuracy:.1%}  {last.seconds:.1f} s"
+            f"{'  best' if best_epoch(history) == epoch else ''}"
+        )
+
+    def _print(self, line: str) -> None:
+        self.progress.console.print(f"  {line}", soft_wrap=True)
+
+
+def _comparison(results: list[TrainResult]) -> Table:
+    data = results[0].data
+    table = Table(title=f"{data.source}: {len(data.test)} test pictures of {len(data.classes)} classes")
+    table.add_column("model")
+    table.add_column("backend")
+    for heading in ("parameters", "epochs", "test accuracy", "seconds"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            result.config.model,
+            result.config.backend,
+            f"{result.parameters:,}",
+            f"{len(result.history)}",
+            f"{result.test_accuracy:.1%}",
+            f"{result.seconds:.1f}",
+        )
+    return table

@@ -1,0 +1,181 @@
+"""What every operator's page shares: the way below autograd, error types, fakes and the Function of a linear map.
+
+Each public function takes one of three ways:
+
+* nothing requires grad and no transform is active: straight to the kernel, below autograd;
+* eager autograd or a ``torch.func`` transform: an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp``;
+* while compiling or exporting: the registered operator, whose Autograd kernel applies that same Function (Dynamo does
+  not trace a Function with a ``jvp``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch._prims_common import suggest_memory_format
+from torch.autograd import forward_ad
+
+from .. import _library as _library  # loads the operators
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ops = torch.ops.torch_convops
+library = torch.library.Library("torch_convops", "IMPL")
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def is_plain(*tensors: torch.Tensor | None) -> bool:
+    """Whether a call needs neither a graph, a tangent nor a transform."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors)
+
+
+def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Gives a public function Python's error types.
+
+    The operators check their arguments and raise RuntimeError, the only type that crosses the library's boundary. What
+    they or the dispatcher's schema say about an argument becomes ValueError or TypeError here, at no cost to a good call.
+    """
+    prefix = function.__name__
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError as error:
+            message = str(error)
+            if type(error) is RuntimeError and message.startswith(prefix):
+                kind = TypeError if " must have the dtype of " in message or " must be float32, " in message else ValueError
+                raise kind(message) from None
+            if type(error) is RuntimeError and message.startswith("torch_convops::"):
+                raise TypeError(message) from None
+            raise
+
+    return wrapper
+
+
+def register_fake(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Registers a fake kernel, whose argument errors are RuntimeErrors as those of the real ones are."""
+
+    def register(fake: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fake)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return fake(*args, **kwargs)
+            except (ValueError, TypeError) as error:
+                raise RuntimeError(str(error)) from None
+
+        torch.library.register_fake(f"torch_convops::{name}", wrapper)
+        return fake
+
+    return register
+
+
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 4 and suggest_memory_format(tensor) is torch.channels_last
+
+
+def in_format(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """A dense tensor of that memory format; the tensor itself where it is one."""
+    if tensor.dim() != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def empty_image(like: torch.Tensor, size: Sequence[Any], channels_last: bool, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The fake of csrc/common/stable.h's allocate: (N, C, H, W), without N where ``like`` is unbatched."""
+    return torch.empty(
+        tuple(size) if like.dim() == 4 else tuple(size)[1:],
+        dtype=like.dtype if dtype is None else dtype,
+        device=like.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_dtype(op: str, name: str, tensor: torch.Tensor, integers: bool = False) -> None:
+    if tensor.dtype not in FLOATS + (INTEGERS if integers else ()):
+        accepted = "float32, float64, bfloat16" + (", float16 or an integer of 8 to 64 bits" if integers else " or float16")
+        known = str(tensor.dtype).removeprefix("torch.")
+        if known not in ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "complex128"):
+            known = "an unsupported dtype"
+        raise TypeError(f"{op}: {name} must be {accepted}, got {known}")
+
+
+def check_same(op: str, name: str, tensor: torch.Tensor, other: torch.Tensor, other_name: str = "input") -> None:
+    if tensor.dtype != other.dtype:
+        expected, actual = (str(t.dtype).removeprefix("torch.") for t in (other, tensor))
+        raise TypeError(f"{op}: {name} must have the dtype of {other_name} ({expected}), got {actual}")
+    if tensor.device != other.device:
+        raise ValueError(f"{op}: {name} must be on the device of {other_name}")
+
+
+def fold_into_batch(tensor: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
+    """Moves a vmapped dimension into N; unbatched samples become a batch of ``size``."""
+    moved = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return moved.flatten(0, 1) if moved.dim() == 5 else moved
+
+
+def unfold_from_batch(tensor: torch.Tensor, size: int, sample_rank: int) -> torch.Tensor:
+    """The vmapped dimension back at the front, for samples of ``sample_rank`` dimensions."""
+    return tensor.unflatten(0, (size, -1)) if sample_rank == 4 else tensor
+
+
+def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
+    return tensor.dim() - (dim is not None)
+
+
+class Map(Protocol):
+    """A linear map between tensors and its transpose, both fixed by an optional tensor of integers."""
+
+    def __call__(self, tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool) -> torch.Tensor: ...
+
+
+class LinearMap(torch.autograd.Function):
+    """Applies a linear map of images; its backward applies the transpose, its jvp the map itself: every order works."""
+
+    @staticmethod
+    def forward(tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool, map_: Map) -> torch.Tensor:
+        with below_autograd():
+            return map_(tensor, fixed, transposed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _, fixed, ctx.transposed, ctx.map = inputs
+        ctx.save_for_backward(fixed)
+        ctx.save_for_forward(fixed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        (fixed,) = ctx.saved_tensors
+        return LinearMap.apply(grad, fixed, not ctx.transposed, ctx.map), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:  # type: ignore[override]
+        (fixed,) = ctx.saved_tensors
+        return LinearMap.apply(tangent, fixed, ctx.transposed, ctx.map)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool, map_: Map
+    ) -> tuple[torch.Tensor, int]:
+        folded = fold_into_batch(tensor, in_dims[0], info.batch_size)
+        folded_fixed = None if fixed is None else fold_into_batch(fixed, in_dims[1], info.batch_size)
+        result = LinearMap.apply(folded, folded_fixed, transposed, map_)
+        return unfold_from_batch(result, info.batch_size, sample_rank(tensor, in_dims[0])), 0
+
+
+@contextmanager
+def excluding_autocast() -> Iterator[None]:
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+    with torch._C._ExcludeDispatchKeyGuard(keys):
+        yield

@@ -1,0 +1,135 @@
+"""avg_pool2d: the mean of each window, and its transpose."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _geometry as geometry
+from .._geometry import Int, Padding, Pair
+from . import _dispatch as dispatch
+from ._dispatch import LinearMap, below_autograd, library, ops
+
+
+class Averaging(NamedTuple):
+    """Average-pooling as the linear map that it is."""
+
+    input_size: tuple[Int, Int]
+    window: tuple[Any, ...]  # kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    channels_last: bool
+    algorithm: str
+
+    def __call__(self, tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool) -> torch.Tensor:
+        if transposed:
+            grad = dispatch.in_format(tensor, self.channels_last)
+            return ops.avg_pool2d_grad_input.default(grad, self.input_size, *self.window, algorithm=self.algorithm)
+        return ops.avg_pool2d.default(tensor, *self.window, algorithm=self.algorithm)
+
+
+@dispatch.raises_argument_errors
+def avg_pool2d(
+    input: torch.Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    r"""Mean over sliding windows; a drop-in for :func:`torch.nn.functional.avg_pool2d`.
+
+    .. math:: y_{n,c,p,q} = \frac{1}{D_{p,q}} \sum_{r,s} x_{n,\,c,\;p s_h + r - t,\;q s_w + s - l}
+
+    over the taps inside the image. :math:`D` is ``divisor_override`` where given, else the number of the window's pixels
+    inside the image and, with ``count_include_pad``, its padding. What overhangs the padding in ``ceil_mode`` never counts.
+
+    Args:
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output keeps its
+            memory format.
+        kernel_size: positive int or (height, width).
+        stride: positive int or (height, width); ``None`` or empty means ``kernel_size``.
+        padding: int, pair, ``((top, bottom), (left, right))`` or a mode as for :func:`torch_convops.conv2d`; at most
+            half of ``kernel_size`` on each side.
+        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is dropped.
+        count_include_pad: whether padding counts in the divisor.
+        divisor_override: non-zero divisor for every window, or None.
+        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("avg_pool2d", device)``.
+
+    Returns:
+        ``(N, C, P, Q)`` or ``(C, P, Q)``. Sums are accumulated in float32 (float64 for float64).
+
+    Raises:
+        ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
+        TypeError: an argument is of the wrong type.
+    """
+    kernel_size = geometry.pair("kernel_size", kernel_size)
+    steps = kernel_size if stride is None or (not isinstance(stride, int) and len(stride) == 0) else geometry.pair("stride", stride)
+    pads = geometry.sides(padding, input.shape[-2:], kernel_size, steps, (1, 1))
+    window = (kernel_size, steps, pads, ceil_mode, count_include_pad, divisor_override)
+    if torch.compiler.is_compiling():
+        return ops.avg_pool2d(input, *window, algorithm=algorithm)
+    if dispatch.is_plain(input):
+        with below_autograd():
+            return ops.avg_pool2d.default(input, *window, algorithm=algorithm)
+    return _differentiable(input, *window, algorithm=algorithm)
+
+
+def _differentiable(
+    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    averaging = Averaging(tuple(input.shape[-2:]), window, dispatch.is_channels_last(input), algorithm)
+    return LinearMap.apply(input, None, False, averaging)
+
+
+# --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
+
+
+def _grad_input_differentiable(
+    grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    averaging = Averaging(input_size, window, dispatch.is_channels_last(grad_output), algorithm)
+    return LinearMap.apply(grad_output, None, True, averaging)
+
+
+library.impl("avg_pool2d", _differentiable, "Autograd")
+library.impl("avg_pool2d_grad_input", _grad_input_differentiable, "Autograd")
+
+
+def _check_divisor(op: str, divisor_override: int | None) -> None:
+    if divisor_override is not None and divisor_override == 0:
+        raise ValueError(f"{op}: divisor_override must not be zero")
+
+
+@dispatch.register_fake("avg_pool2d")
+def _avg_pool2d_fake(
+    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    dispatch.check_dtype("avg_pool2d", "input", input)
+    input_size = geometry.image_size("avg_pool2d", "input", input)
+    size = geometry.pool2d_size("avg_pool2d", input_size, kernel_size, stride, padding, ceil_mode=ceil_mode)
+    _check_divisor("avg_pool2d", divisor_override)
+    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+
+
+@dispatch.register_fake("avg_pool2d_grad_input")
+def _grad_input_fake(
+    grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "avg_pool2d_grad_input"
+    dispatch.check_dtype(op, "grad_output", grad_output)
+    grad_size = geometry.image_size(op, "grad_output", grad_output)
+    H, W = geometry.expand(op, "input_size", input_size)
+    size = (*grad_size[:2], H, W)
+    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, ceil_mode=ceil_mode)
+    _check_divisor(op, divisor_override)
+    geometry.check_size(op, "grad_output", grad_size, output_size)
+    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))

@@ -1,0 +1,372 @@
+"""conv2d: cross-correlation of images with filters, and its gradients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _geometry as geometry
+from .. import _library
+from .._geometry import Int, Padding, Pair
+from . import _dispatch as dispatch
+from ._dispatch import below_autograd, library, ops
+
+# The convolution pairs three tensors; each pass computes one of them from the other two.
+OUTPUT, INPUT, WEIGHT = range(3)
+_OPERANDS = {OUTPUT: (INPUT, WEIGHT), INPUT: (OUTPUT, WEIGHT), WEIGHT: (OUTPUT, INPUT)}
+PASSES = {"forward": OUTPUT, "grad_input": INPUT, "grad_weight": WEIGHT}
+
+
+class Parameters(NamedTuple):
+    """What fixes a convolution besides its tensors. padding is (top, bottom, left, right)."""
+
+    stride: tuple[Int, Int]
+    padding: list[Int]
+    dilation: tuple[Int, Int]
+    groups: Int
+    input_size: tuple[Int, Int]
+    kernel_size: tuple[Int, Int]
+    channels_last: bool
+    weight_channels_last: bool
+    allow_tf32: bool
+    algorithm: str
+
+
+def _call(computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, p: Parameters) -> torch.Tensor:
+    """Calls the operator of a pass on its operands, in the order of _OPERANDS."""
+    window = (p.stride, p.padding, p.dilation, p.groups)
+    options: dict[str, Any] = {"allow_tf32": p.allow_tf32, "algorithm": p.algorithm}
+    if computed == OUTPUT:
+        return ops.conv2d.default(first, second, bias, *window, **options)
+    if computed == INPUT:
+        return ops.conv2d_grad_input.default(dispatch.in_format(first, p.channels_last), second, p.input_size, *window, **options)
+    return ops.conv2d_grad_weight.default(
+        first, second, p.kernel_size, *window, channels_last=p.weight_channels_last, **options
+    )
+
+
+class Contraction(torch.autograd.Function):
+    """One pass of a convolution. The passes are the derivatives of one trilinear form, so the gradient of each with
+    respect to an operand is the pass that computes that operand: all orders of differentiation close on these three."""
+
+    @staticmethod
+    def forward(
+        first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, computed: int, p: Parameters
+    ) -> torch.Tensor:
+        with below_autograd():
+            return _call(computed, first, second, bias, p)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        first, second, _, ctx.computed, ctx.parameters = inputs
+        # The gradient of one operand reads only the other.
+        needs_first, needs_second = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(first if needs_second else None, second if needs_first else None)
+        ctx.save_for_forward(first, second)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        first_slot, second_slot = _OPERANDS[ctx.computed]
+        first, second = ctx.saved_tensors
+        values = {ctx.computed: grad, first_slot: first, second_slot: second}
+
+        def derivative(slot: int) -> torch.Tensor:
+            a, b = _OPERANDS[slot]
+            return Contraction.apply(values[a], values[b], None, slot, ctx.parameters)
+
+        needs = ctx.needs_input_grad
+        return (
+            derivative(first_slot) if needs[0] else None,
+            derivative(second_slot) if needs[1] else None,
+            BiasGradient.apply(grad) if needs[2] else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, first_tangent: Any, second_tangent: Any, bias_tangent: Any, *_: None) -> torch.Tensor:  # type: ignore[override]
+        first, second = ctx.saved_tensors
+        tangent = None
+        if first_tangent is not None:
+            tangent = Contraction.apply(first_tangent, second, bias_tangent, ctx.computed, ctx.parameters)
+            bias_tangent = None
+        if second_tangent is not None:
+            other = Contraction.apply(first, second_tangent, bias_tangent, ctx.computed, ctx.parameters)
+            bias_tangent = None
+            tangent = other if tangent is None else tangent + other
+        if bias_tangent is not None:  # only the bias has a tangent
+            tangent = Contraction.apply(torch.zeros_like(first), second, bias_tangent, ctx.computed, ctx.parameters)
+        assert tangent is not None
+        return tangent
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None,
+        computed: int, p: Parameters,
+    ) -> tuple[torch.Tensor, int]:  # fmt: skip
+        """Samples that share the weight fold into the batch; else each sample gets groups of its own."""
+        size = info.batch_size
+        operands = list(zip(_OPERANDS[computed], (first, second), in_dims, strict=False))
+        image_rank = next(dispatch.sample_rank(tensor, dim) for slot, tensor, dim in operands if slot != WEIGHT)
+        bias_dim = in_dims[2] if bias is not None else None
+        if computed != WEIGHT and in_dims[1] is None and bias_dim is None:
+            folded = Contraction.apply(dispatch.fold_into_batch(first, in_dims[0], size), second, bias, computed, p)
+            return dispatch.unfold_from_batch(folded, size, image_rank), 0
+
+        def into_groups(slot: int, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
+            moved = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            # (V, K, C, R, S) or (V, C, H, W) join V with the channels in front; (V, N, C, H, W) move it there first.
+            return moved.flatten(0, 1) if slot == WEIGHT or image_rank == 3 else moved.movedim(0, 1).flatten(1, 2)
+
+        grouped_bias = None
+        if bias is not None:
+            grouped_bias = (bias.expand(size, -1) if bias_dim is None else bias.movedim(bias_dim, 0)).flatten()
+        result = Contraction.apply(
+            *(into_groups(*operand) for operand in operands), grouped_bias, computed, p._replace(groups=p.groups * size)
+        )
+        if computed == WEIGHT or image_rank == 3:
+            return result.unflatten(0, (size, -1)), 0
+        return result.unflatten(1, (size, -1)), 1
+
+
+class BiasGradient(torch.autograd.Function):
+    """Sums grad_output over all but channels; its transpose expands, which torch does without a copy."""
+
+    @staticmethod
+    def forward(grad_output: torch.Tensor) -> torch.Tensor:
+        with below_autograd():
+            return ops.conv2d_grad_bias.default(grad_output)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return grad[:, None, None].expand(ctx.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return BiasGradient.apply(tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], grad_output: torch.Tensor) -> tuple[torch.Tensor, int]:
+        moved = grad_output.movedim(in_dims[0], -4)
+        return BiasGradient.apply(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _weight_channels_last(weight: torch.Tensor) -> bool:
+    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _tf32_allowed(tensor: torch.Tensor) -> bool:
+    """torch's own switch for float32 convolutions on CUDA tensor cores."""
+    return tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+
+
+def _autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """Casts as torch's autocast does for F.conv2d: floating tensors but float64, to the device's autocast dtype."""
+    device = next(t.device.type for t in tensors if t is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+@dispatch.raises_argument_errors
+def conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    r"""2-D convolution (cross-correlation) of images with filters; a drop-in for :func:`torch.nn.functional.conv2d`.
+
+    .. math::
+        y_{n,k,p,q} = b_k + \sum_{c,r,s} x_{n,\,c,\;p s_h + r d_h - t,\;q s_w + s d_w - l} \; w_{k,c,r,s}
+
+    with stride :math:`(s_h, s_w)`, dilation :math:`(d_h, d_w)`, padding :math:`t` above and :math:`l` to the left, pixels
+    outside the image being zero, and :math:`c` running over the channels of :math:`k`'s group.
+
+    Args:
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output keeps
+            its memory format (contiguous or channels_last).
+        weight: ``(K, C / groups, R, S)``, same dtype and device.
+        bias: ``(K,)``, same dtype and device, or None.
+        stride: positive int or (height, width).
+        padding: non-negative int, (height, width), ``((top, bottom), (left, right))``, or a mode: ``"valid"`` (none),
+            ``"same"`` (output ``ceil(H / stride)``, for any stride; an odd pixel goes below/right), ``"same_lower"`` (above/left)
+            or ``"full"`` (every position where filter and image meet).
+        dilation: positive int or (height, width).
+        groups: positive divisor of C and K.
+        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("conv2d", device)``; never changes what is computed.
+
+    Returns:
+        ``(N, K, P, Q)`` or ``(K, P, Q)`` with ``P = floor((H + top + bottom - d (R - 1) - 1) / s) + 1``, likewise ``Q``.
+        Sums are accumulated in float32 (float64 for float64). On CUDA, float32 uses TF32 tensor cores where
+        ``torch.backends.cudnn.allow_tf32`` says so.
+
+    Raises:
+        ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
+        TypeError: an argument is of the wrong type, or dtypes differ.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+    """
+    stride, dilation = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], stride, dilation)
+    allow_tf32 = _tf32_allowed(input)
+    if torch.compiler.is_compiling():
+        return ops.conv2d(input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm)
+    if torch._C._is_any_autocast_enabled():
+        input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
+    if dispatch.is_plain(input, weight, bias):
+        with below_autograd():
+            return ops.conv2d.default(
+                input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm
+            )
+    return _differentiable(input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm)
+
+
+def _differentiable(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: Any = (1,), padding: Any = (0,),
+    dilation: Any = (1,), groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    p = Parameters(
+        stride, padding, dilation, groups, tuple(input.shape[-2:]), tuple(weight.shape[-2:]),
+        dispatch.is_channels_last(input), _weight_channels_last(weight), allow_tf32, algorithm,
+    )  # fmt: skip
+    return Contraction.apply(input, weight, bias, OUTPUT, p)
+
+
+def choice(
+    pass_: str, input: torch.Tensor, weight: torch.Tensor, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1, groups: int = 1
+) -> str:
+    """Returns the algorithm that ``"auto"`` takes for a pass of this convolution.
+
+    Args:
+        pass_: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
+        input, weight, stride, padding, dilation, groups: as for :func:`conv2d`; only shapes, dtype, device and memory
+            format are looked at.
+    """
+    if pass_ not in PASSES:
+        raise ValueError(f"pass_ must be one of {', '.join(map(repr, PASSES))}, got {pass_!r}")
+    stride, dilation = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], stride, dilation)
+    dispatch.check_dtype("conv2d", "input", input)
+    sizes = [*geometry.image_size("conv2d", "input", input), weight.shape[0], *weight.shape[-2:], *stride, *pads, *dilation, groups]
+    return _library.conv2d_choice(
+        input.device.type, list(PASSES).index(pass_), dispatch.FLOATS.index(input.dtype), sizes,
+        dispatch.is_channels_last(input), _weight_channels_last(weight), _tf32_allowed(input),
+    )  # fmt: skip
+
+
+# --- registration: what torch.ops.torch_convops.* does under autograd, autocast and fake tensors ---
+
+library.impl("conv2d", _differentiable, "Autograd")
+
+
+def _grad_input_differentiable(
+    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    p = Parameters(
+        stride, padding, dilation, groups, input_size, tuple(weight.shape[-2:]), dispatch.is_channels_last(grad_output),
+        _weight_channels_last(weight), allow_tf32, algorithm,
+    )  # fmt: skip
+    return Contraction.apply(grad_output, weight, None, INPUT, p)
+
+
+def _grad_weight_differentiable(
+    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    groups: Int = 1, *, channels_last: bool = False, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    p = Parameters(
+        stride, padding, dilation, groups, tuple(input.shape[-2:]), kernel_size, dispatch.is_channels_last(input), channels_last,
+        allow_tf32, algorithm,
+    )  # fmt: skip
+    return Contraction.apply(grad_output, input, None, WEIGHT, p)
+
+
+library.impl("conv2d_grad_input", _grad_input_differentiable, "Autograd")
+library.impl("conv2d_grad_weight", _grad_weight_differentiable, "Autograd")
+library.impl("conv2d_grad_bias", lambda grad_output: BiasGradient.apply(grad_output), "Autograd")
+
+
+def _conv2d_autocast(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
+    with dispatch.excluding_autocast():
+        return ops.conv2d.default(input, weight, bias, *args, **kwargs)
+
+
+library.impl("conv2d", _conv2d_autocast, "AutocastCPU")
+library.impl("conv2d", _conv2d_autocast, "AutocastCUDA")
+
+
+@dispatch.register_fake("conv2d")
+def _conv2d_fake(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: Any = (1,), padding: Any = (0,),
+    dilation: Any = (1,), groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    dispatch.check_dtype("conv2d", "input", input)
+    dispatch.check_same("conv2d", "weight", weight, input)
+    input_size = geometry.image_size("conv2d", "input", input)
+    _check_weight("conv2d", weight)
+    size = geometry.conv2d_size("conv2d", input_size, weight.shape, stride, padding, dilation, groups)
+    if bias is not None:
+        dispatch.check_same("conv2d", "bias", bias, input)
+        if bias.dim() != 1 or bias.shape[0] != size[1]:
+            raise ValueError(f"conv2d: bias must be 1-D with one value per filter ({size[1]}), got {tuple(bias.shape)}")
+    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+
+
+@dispatch.register_fake("conv2d_grad_input")
+def _grad_input_fake(
+    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "conv2d_grad_input"
+    dispatch.check_dtype(op, "grad_output", grad_output)
+    dispatch.check_same(op, "weight", weight, grad_output, "grad_output")
+    grad_size = geometry.image_size(op, "grad_output", grad_output)
+    _check_weight(op, weight)
+    H, W = geometry.expand(op, "input_size", input_size)
+    size = (grad_size[0], weight.shape[1] * groups, H, W)
+    geometry.check_size(
+        op, "grad_output", grad_size, geometry.conv2d_size(op, size, weight.shape, stride, padding, dilation, groups)
+    )
+    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))
+
+
+@dispatch.register_fake("conv2d_grad_weight")
+def _grad_weight_fake(
+    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    groups: Int = 1, *, channels_last: bool = False, allow_tf32: bool = False, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "conv2d_grad_weight"
+    dispatch.check_dtype(op, "input", input)
+    dispatch.check_same(op, "grad_output", grad_output, input)
+    input_size = geometry.image_size(op, "input", input)
+    grad_size = geometry.image_size(op, "grad_output", grad_output)
+    R, S = geometry.expand(op, "kernel_size", kernel_size)
+    if groups <= 0:
+        raise ValueError(f"{op}: groups must be positive, got {groups}")
+    size = (grad_size[1], input_size[1] // groups, R, S)
+    geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, stride, padding, dilation, groups))
+    return input.new_empty(size).contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@dispatch.register_fake("conv2d_grad_bias")
+def _grad_bias_fake(grad_output: torch.Tensor) -> torch.Tensor:
+    dispatch.check_dtype("conv2d_grad_bias", "grad_output", grad_output)
+    return grad_output.new_empty(geometry.image_size("conv2d_grad_bias", "grad_output", grad_output)[1])
+
+
+def _check_weight(op: str, weight: torch.Tensor) -> None:
+    if weight.dim() != 4:
+        raise ValueError(f"{op}: weight must be 4-D, got {weight.dim()}-D")

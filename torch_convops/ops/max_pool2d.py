@@ -1,0 +1,241 @@
+"""max_pool2d: the maximum of each window, routed back by its offset inside the window."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _geometry as geometry
+from .._geometry import Int, Padding, Pair
+from . import _dispatch as dispatch
+from ._dispatch import LinearMap, below_autograd, library, ops
+
+
+class Routing(NamedTuple):
+    """The linear map that saved offsets fix: gather reads each window's tap, its transpose routes values there."""
+
+    input_size: tuple[Int, Int]
+    window: tuple[Any, ...]  # kernel_size, stride, padding, dilation, ceil_mode
+    channels_last: bool
+    algorithm: str
+
+    def __call__(self, tensor: torch.Tensor, offsets: torch.Tensor | None, transposed: bool) -> torch.Tensor:
+        if transposed:
+            grad = dispatch.in_format(tensor, self.channels_last)
+            return ops.max_pool2d_grad_input.default(grad, offsets, self.input_size, *self.window, algorithm=self.algorithm)
+        return ops.max_pool2d_gather.default(tensor, offsets, *self.window, algorithm=self.algorithm)
+
+
+class MaxPool(torch.autograd.Function):
+    """Values and window offsets. Only the offsets are saved: one byte an output."""
+
+    @staticmethod
+    def forward(input: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
+        with below_autograd():
+            return ops.max_pool2d_with_offsets.default(input, *routing.window, algorithm=routing.algorithm)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        ctx.routing = inputs[1]
+        _, offsets = output
+        ctx.mark_non_differentiable(offsets)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(offsets)
+        ctx.save_for_forward(offsets)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:  # type: ignore[override]
+        (offsets,) = ctx.saved_tensors
+        return None if grad is None else LinearMap.apply(grad, offsets, True, ctx.routing), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        (offsets,) = ctx.saved_tensors
+        return LinearMap.apply(tangent, offsets, False, ctx.routing), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], input: torch.Tensor, routing: Routing
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, int]]:
+        rank = dispatch.sample_rank(input, in_dims[0])
+        results = MaxPool.apply(dispatch.fold_into_batch(input, in_dims[0], info.batch_size), routing)
+        return tuple(dispatch.unfold_from_batch(t, info.batch_size, rank) for t in results), (0, 0)
+
+
+@dispatch.raises_argument_errors
+def max_pool2d(
+    input: torch.Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> Any:
+    r"""Maximum over sliding windows; a drop-in for :func:`torch.nn.functional.max_pool2d`.
+
+    .. math:: y_{n,c,p,q} = \max_{r,s} x_{n,\,c,\;p s_h + r d_h - t,\;q s_w + s d_w - l}
+
+    over the taps inside the image. The gradient goes to the tap that was picked: the first maximum in row-major order;
+    a NaN beats every number and the last NaN beats earlier ones, as in torch; a window of -inf picks its first tap.
+
+    Args:
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16, float16, or (without gradient) an integer
+            dtype of 8 to 64 bits; any strides. The output keeps its memory format.
+        kernel_size: positive int or (height, width).
+        stride: positive int or (height, width); ``None`` or empty means ``kernel_size``.
+        padding: int, pair, ``((top, bottom), (left, right))`` or a mode as for :func:`torch_convops.conv2d`; at most
+            half of the window's extent ``dilation * (kernel_size - 1) + 1`` on each side.
+        dilation: positive int or (height, width).
+        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is dropped.
+        return_indices: also return the int64 index ``h * W + w`` of each maximum in its plane.
+        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("max_pool2d", device)``.
+
+    Returns:
+        ``(N, C, P, Q)`` or ``(C, P, Q)``; with ``return_indices`` a tuple of that and the indices.
+
+    Raises:
+        ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
+        TypeError: an argument is of the wrong type.
+    """
+    kernel_size = geometry.pair("kernel_size", kernel_size)
+    dilation = geometry.pair("dilation", dilation)
+    steps = kernel_size if stride is None or (not isinstance(stride, int) and len(stride) == 0) else geometry.pair("stride", stride)
+    pads = geometry.sides(padding, input.shape[-2:], kernel_size, steps, dilation)
+    window = (kernel_size, steps, pads, dilation, ceil_mode)
+    if torch.compiler.is_compiling():
+        if not return_indices and not input.requires_grad:
+            return ops.max_pool2d(input, *window, algorithm=algorithm)
+        output, offsets = ops.max_pool2d_with_offsets(input, *window, algorithm=algorithm)
+    elif dispatch.is_plain(input):
+        with below_autograd():
+            if not return_indices:
+                return ops.max_pool2d.default(input, *window, algorithm=algorithm)
+            output, offsets = ops.max_pool2d_with_offsets.default(input, *window, algorithm=algorithm)
+    else:
+        output, offsets = _with_offsets_differentiable(input, *window, algorithm=algorithm)
+    if not return_indices:
+        return output
+    return output, ops.max_pool2d_indices(offsets, input.shape[-2:], *window, algorithm=algorithm)
+
+
+def _with_offsets_differentiable(
+    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False,
+    *, algorithm: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    routing = Routing(
+        tuple(input.shape[-2:]), (kernel_size, stride, padding, dilation, ceil_mode), dispatch.is_channels_last(input), algorithm
+    )
+    output, offsets = MaxPool.apply(input, routing)
+    return output, offsets
+
+
+# --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
+
+
+def _values_differentiable(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if dispatch.is_plain(input):
+        with below_autograd():
+            return ops.max_pool2d.default(input, *args, **kwargs)
+    return _with_offsets_differentiable(input, *args, **kwargs)[0]
+
+
+def _grad_input_differentiable(
+    grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
+    dilation: Any = (1,), ceil_mode: bool = False, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    routing = Routing(input_size, window, dispatch.is_channels_last(grad_output), algorithm)
+    return LinearMap.apply(grad_output, offsets, True, routing)
+
+
+def _gather_differentiable(
+    input: torch.Tensor, offsets: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
+    ceil_mode: bool = False, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    routing = Routing(tuple(input.shape[-2:]), window, dispatch.is_channels_last(input), algorithm)
+    return LinearMap.apply(input, offsets, False, routing)
+
+
+library.impl("max_pool2d", _values_differentiable, "Autograd")
+library.impl("max_pool2d_with_offsets", _with_offsets_differentiable, "Autograd")
+library.impl("max_pool2d_grad_input", _grad_input_differentiable, "Autograd")
+library.impl("max_pool2d_gather", _gather_differentiable, "Autograd")
+
+
+def _offset_dtype(op: str, kernel_size: Any) -> torch.dtype:
+    height, width = geometry.expand(op, "kernel_size", kernel_size)
+    return torch.uint8 if height * width <= 256 else torch.int32
+
+
+def _check_offsets(op: str, offsets: torch.Tensor, size: Any, kernel_size: Any) -> None:
+    expected = _offset_dtype(op, kernel_size)
+    if offsets.dtype != expected:
+        height, width = geometry.expand(op, "kernel_size", kernel_size)
+        raise TypeError(
+            f"{op}: offsets must be {str(expected).removeprefix('torch.')} for a window of {height * width} taps, "
+            f"got {str(offsets.dtype).removeprefix('torch.')}"
+        )
+    geometry.check_size(op, "offsets", geometry.image_size(op, "offsets", offsets), size)
+
+
+@dispatch.register_fake("max_pool2d")
+def _max_pool2d_fake(
+    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False,
+    *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    dispatch.check_dtype("max_pool2d", "input", input, integers=True)
+    input_size = geometry.image_size("max_pool2d", "input", input)
+    size = geometry.pool2d_size("max_pool2d", input_size, kernel_size, stride, padding, dilation, ceil_mode)
+    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+
+
+@dispatch.register_fake("max_pool2d_with_offsets")
+def _with_offsets_fake(input: torch.Tensor, kernel_size: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    output = _max_pool2d_fake(input, kernel_size, *args, **kwargs)
+    return output, torch.empty_like(output, dtype=_offset_dtype("max_pool2d", kernel_size))
+
+
+@dispatch.register_fake("max_pool2d_grad_input")
+def _grad_input_fake(
+    grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
+    dilation: Any = (1,), ceil_mode: bool = False, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "max_pool2d_grad_input"
+    dispatch.check_dtype(op, "grad_output", grad_output)
+    grad_size = geometry.image_size(op, "grad_output", grad_output)
+    H, W = geometry.expand(op, "input_size", input_size)
+    size = (*grad_size[:2], H, W)
+    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, dilation, ceil_mode)
+    geometry.check_size(op, "grad_output", grad_size, output_size)
+    _check_offsets(op, offsets, output_size, kernel_size)
+    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))
+
+
+@dispatch.register_fake("max_pool2d_gather")
+def _gather_fake(
+    input: torch.Tensor, offsets: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
+    ceil_mode: bool = False, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "max_pool2d_gather"
+    dispatch.check_dtype(op, "input", input)
+    size = geometry.pool2d_size(op, geometry.image_size(op, "input", input), kernel_size, stride, padding, dilation, ceil_mode)
+    _check_offsets(op, offsets, size, kernel_size)
+    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+
+
+@dispatch.register_fake("max_pool2d_indices")
+def _indices_fake(
+    offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
+    ceil_mode: bool = False, *, algorithm: str = "auto",
+) -> torch.Tensor:  # fmt: skip
+    op = "max_pool2d_indices"
+    H, W = geometry.expand(op, "input_size", input_size)
+    size = (*geometry.image_size(op, "offsets", offsets)[:2], H, W)
+    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, dilation, ceil_mode)
+    _check_offsets(op, offsets, output_size, kernel_size)
+    return dispatch.empty_image(offsets, output_size, dispatch.is_channels_last(offsets), torch.int64)
