@@ -2,7 +2,8 @@
 //
 // Conventions: stride, dilation and kernel_size take one or two values (height, width); padding takes one, two or
 // four (top, bottom, left, right). Tensors are 4-D, or 3-D without the batch. `algorithm` is "auto" or a name from
-// torch_convops.algorithms(); it never changes what is computed.
+// torch_convops.algorithms(); it never changes what is computed. Results keep the memory format of their first tensor,
+// gradients that of grad_output unless memory_format names one (conv2d_grad_weight's is contiguous unless it does).
 #include "common/operators.h"
 
 STABLE_TORCH_LIBRARY(torch_convops, m) {
@@ -12,11 +13,11 @@ STABLE_TORCH_LIBRARY(torch_convops, m) {
       "SymInt[2] dilation=1, SymInt groups=1, *, bool allow_tf32=False, str algorithm='auto') -> Tensor");
   m.def(
       "conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride=1, "
-      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, bool allow_tf32=False, str algorithm='auto') "
-      "-> Tensor");
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, MemoryFormat? memory_format=None, "
+      "bool allow_tf32=False, str algorithm='auto') -> Tensor");
   m.def(
       "conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, SymInt[2] stride=1, "
-      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, bool channels_last=False, "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, MemoryFormat? memory_format=None, "
       "bool allow_tf32=False, str algorithm='auto') -> Tensor");
   m.def("conv2d_grad_bias(Tensor grad_output) -> Tensor");
 
@@ -31,7 +32,7 @@ STABLE_TORCH_LIBRARY(torch_convops, m) {
   m.def(
       "max_pool2d_grad_input(Tensor grad_output, Tensor offsets, SymInt[2] input_size, SymInt[2] kernel_size, "
       "SymInt[2] stride=[], SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, "
-      "str algorithm='auto') -> Tensor");
+      "MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
   m.def(
       "max_pool2d_gather(Tensor input, Tensor offsets, SymInt[2] kernel_size, SymInt[2] stride=[], "
       "SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> Tensor");
@@ -48,7 +49,7 @@ STABLE_TORCH_LIBRARY(torch_convops, m) {
   m.def(
       "avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride=[], "
       "SymInt[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, "
-      "str algorithm='auto') -> Tensor");
+      "MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
 
   // A window as large as the plane; defined in Python through the two above.
   m.def("global_max_pool2d(Tensor input) -> Tensor");

@@ -39,10 +39,10 @@ Tensor avg_pool2d(
 
 Tensor avg_pool2d_grad_input(
     Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-    bool count_include_pad, std::optional<int64_t> divisor_override, std::string algorithm) {
+    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format, std::string algorithm) {
   const PoolWindow window{"avg_pool2d_grad_input", kernel_size, stride, padding, kNoDilation, ceil_mode};
   const DType dtype = check_dtype(window.op, "grad_output", grad_output);
-  const bool channels_last = is_channels_last(grad_output);
+  const bool channels_last = wants_channels_last(grad_output, memory_format);
   const auto size = image_size(window.op, "grad_output", grad_output);
   const auto [H, W] = as_pair(window.op, "input_size", input_size);
   const std::array<int64_t, 4> grad_size{size[0], size[1], H, W};

@@ -10,10 +10,10 @@ Tensor conv2d(
     int64_t groups, bool allow_tf32, std::string algorithm);
 Tensor conv2d_grad_input(
     Tensor grad_output, Tensor weight, IntList input_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool allow_tf32, std::string algorithm);
+    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm);
 Tensor conv2d_grad_weight(
     Tensor grad_output, Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool channels_last, bool allow_tf32, std::string algorithm);
+    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm);
 Tensor conv2d_grad_bias(Tensor grad_output);
 
 Tensor max_pool2d(
@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> max_pool2d_with_offsets(
     std::string algorithm);
 Tensor max_pool2d_grad_input(
     Tensor grad_output, Tensor offsets, IntList input_size, IntList kernel_size, IntList stride, IntList padding,
-    IntList dilation, bool ceil_mode, std::string algorithm);
+    IntList dilation, bool ceil_mode, std::optional<MemoryFormat> memory_format, std::string algorithm);
 Tensor max_pool2d_gather(
     Tensor input, Tensor offsets, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
     bool ceil_mode, std::string algorithm);
@@ -37,6 +37,6 @@ Tensor avg_pool2d(
     std::optional<int64_t> divisor_override, std::string algorithm);
 Tensor avg_pool2d_grad_input(
     Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-    bool count_include_pad, std::optional<int64_t> divisor_override, std::string algorithm);
+    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format, std::string algorithm);
 
 }  // namespace convops

@@ -112,6 +112,12 @@ inline bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+// The format asked for, else the tensor's own. Unbatched tensors have but one.
+inline bool wants_channels_last(const Tensor& tensor, const std::optional<MemoryFormat>& wanted) {
+  if (!wanted || *wanted == MemoryFormat::Preserve) return is_channels_last(tensor);
+  return tensor.dim() == 4 && *wanted == MemoryFormat::ChannelsLast;
+}
+
 // The tensor itself where it is dense in that format, else a dense copy.
 inline Tensor dense(const Tensor& tensor, bool channels_last) {
   return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);

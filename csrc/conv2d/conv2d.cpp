@@ -72,11 +72,11 @@ Tensor conv2d(
 
 Tensor conv2d_grad_input(
     Tensor grad_output, Tensor weight_, IntList input_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool allow_tf32, std::string algorithm) {
+    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kGradInput, "grad_output", grad_output);
   check_same(kGradInput, "weight", weight_, grad_output, "grad_output");
   const auto size = image_size(kGradInput, "grad_output", grad_output);
-  const bool channels_last = is_channels_last(grad_output);
+  const bool channels_last = wants_channels_last(grad_output, memory_format);
   const Weight weight(kGradInput, weight_);
   const auto [H, W] = as_pair(kGradInput, "input_size", input_size);
   const int64_t C = checked_mul(kGradInput, "weight channels * groups", weight.size[1], groups);
@@ -95,7 +95,7 @@ Tensor conv2d_grad_input(
 
 Tensor conv2d_grad_weight(
     Tensor grad_output, Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool weight_channels_last, bool allow_tf32, std::string algorithm) {
+    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kGradWeight, "input", input);
   check_same(kGradWeight, "grad_output", grad_output, input);
   const auto size = image_size(kGradWeight, "input", input);
@@ -106,10 +106,10 @@ Tensor conv2d_grad_weight(
   const std::array<int64_t, 4> weight_size{grad_size[1], size[1] / groups, R, S};
   const auto geometry = make_conv2d_geometry(
       kGradWeight, size, weight_size, as_pair(kGradWeight, "stride", stride), as_sides(kGradWeight, padding),
-      as_pair(kGradWeight, "dilation", dilation), groups, channels_last, weight_channels_last);
+      as_pair(kGradWeight, "dilation", dilation), groups, channels_last, memory_format == MemoryFormat::ChannelsLast);
   check_grad_output(kGradWeight, grad_size, geometry);
   check_numel(kGradWeight, "grad_weight", weight_size);
-  Tensor grad_weight = allocate(input, weight_size, false, weight_channels_last);
+  Tensor grad_weight = allocate(input, weight_size, false, geometry.weight_channels_last);
   input = dense(input, channels_last);
   grad_output = dense(grad_output, channels_last && grad_output.dim() == 4);
   const Conv2dArguments arguments{

@@ -61,10 +61,10 @@ std::tuple<Tensor, Tensor> max_pool2d_with_offsets(
 
 Tensor max_pool2d_grad_input(
     Tensor grad_output, Tensor offsets, IntList input_size, IntList kernel_size, IntList stride, IntList padding,
-    IntList dilation, bool ceil_mode, std::string algorithm) {
+    IntList dilation, bool ceil_mode, std::optional<MemoryFormat> memory_format, std::string algorithm) {
   const PoolWindow window{"max_pool2d_grad_input", kernel_size, stride, padding, dilation, ceil_mode};
   const DType dtype = check_dtype(window.op, "grad_output", grad_output);
-  const bool channels_last = is_channels_last(grad_output);
+  const bool channels_last = wants_channels_last(grad_output, memory_format);
   const auto size = image_size(window.op, "grad_output", grad_output);
   const auto [H, W] = as_pair(window.op, "input_size", input_size);
   const std::array<int64_t, 4> grad_size{size[0], size[1], H, W};

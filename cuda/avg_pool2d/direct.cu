@@ -77,6 +77,41 @@ __global__ void __launch_bounds__(kBlockThreads) avg_pool2d_direct_grad_input_ke
   });
 }
 
+// The same for a square of pixels under the same windows: a window's divisor is worked out once for all of them.
+template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+__global__ void __launch_bounds__(kBlockThreads) avg_pool2d_direct_grad_input_squares_kernel(
+    const PoolGeometry<index_t> geometry, const WindowDivisor<index_t> divisor,
+    const scalar_t* __restrict__ grad_output, scalar_t* __restrict__ grad_input) {
+  using acc_t = accumulator_t<scalar_t>;
+  using Channels = Vector<scalar_t, kVector>;
+  using Square = PixelSquare<kKernel, kStride>;
+  grid_stride_loop(geometry.work_count, [&](index_t index) {
+    const ImagePosition<index_t> at = geometry.work(index);
+    const scalar_t* plane = grad_output + at.n * geometry.output.n + at.c * kVector * geometry.output.c;
+    acc_t sums[kStride][kStride][kVector] = {};
+    Square::for_each_window(geometry, at.h, at.w, [&](int t, int u, index_t p, index_t q, index_t offset) {
+      const Channels g = Channels::load(plane + offset);
+      const acc_t divide_by = divisor.template at<acc_t>(geometry, p, q);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc_t share = static_cast<acc_t>(g[v]) / divide_by;
+        Square::for_each_pixel(t, u, [&](int a, int b, int) { sums[a][b][v] += share; });
+      }
+    });
+    Square::store(geometry, at, sums, grad_input);
+  });
+}
+
+template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+void launch_squares(
+    PixelSquare<kKernel, kStride>, const Pool2dGeometry& geometry, const WindowDivisor<index_t>& divisor,
+    const scalar_t* grad_output, scalar_t* grad_input, void* stream) {
+  const PoolGeometry<index_t> work(geometry, kStride, kVector);
+  launch(
+      "avg_pool2d", avg_pool2d_direct_grad_input_squares_kernel<scalar_t, index_t, kVector, kKernel, kStride>,
+      blocks_for(work.work_count), kBlockThreads, 0, stream, work, divisor, grad_output, grad_input);
+}
+
 }  // namespace
 
 bool avg_pool2d_direct_supports(const AvgPool2dProblem& problem) {
@@ -93,13 +128,18 @@ void avg_pool2d_direct_run(const AvgPool2dProblem& problem, const AvgPool2dArgum
     scalar_t* output = static_cast<scalar_t*>(arguments.output);
     dispatch_pool<scalar_t>(geometry, aligned, [&](auto index, auto vector) {
       using index_t = decltype(index);
-      const PoolGeometry<index_t> work(geometry, !forward, vector.value);
       const WindowDivisor<index_t> divisor{problem.divisor.count_include_pad, problem.divisor.override_};
       if (!forward) {
+        const bool squares = dispatch_square<index_t>(geometry, [&](auto square) {
+          launch_squares<scalar_t, index_t, vector.value>(square, geometry, divisor, output, input, arguments.stream);
+        });
+        if (squares) return;
+        const PoolGeometry<index_t> work(geometry, 1, vector.value);
         return launch(
             "avg_pool2d", avg_pool2d_direct_grad_input_kernel<scalar_t, index_t, vector.value>,
             blocks_for(work.work_count), kBlockThreads, 0, arguments.stream, work, divisor, output, input);
       }
+      const PoolGeometry<index_t> work(geometry, 0, vector.value);
       dispatch_window<scalar_t, index_t>(geometry, [&](auto window) {
         launch(
             "avg_pool2d", avg_pool2d_direct_forward_kernel<scalar_t, index_t, vector.value, window.value>,

@@ -15,15 +15,18 @@ struct PoolGeometry {
   index_t work_count;
   Divisor<index_t> h_stride, w_stride, h_dilation, w_dilation;
 
-  PoolGeometry(const Pool2dGeometry& geometry, bool writes_input, int vector) {
+  // block: side of the square of input pixels that a thread writes; 0: it writes the output.
+  PoolGeometry(const Pool2dGeometry& geometry, int block, int vector) {
     const Axis rows = without_unused_steps(geometry.h), columns = without_unused_steps(geometry.w);
     h = WindowAxis<index_t>(rows);
     w = WindowAxis<index_t>(columns);
     input = {geometry.channels_last, geometry.C, rows.input, columns.input};
     output = {geometry.channels_last, geometry.C, rows.output, columns.output};
     const int64_t channels = geometry.C / vector;
-    const int64_t height = writes_input ? rows.input : rows.output;
-    const int64_t width = writes_input ? columns.input : columns.output;
+    const auto cut = [&](const Axis& axis) {
+      return block == 0 ? axis.output : block == 1 ? axis.input : ceil_div(axis.input + axis.pad_lower, block);
+    };
+    const int64_t height = cut(rows), width = cut(columns);
     work = {geometry.channels_last, channels, height, width};
     work_count = static_cast<index_t>(geometry.N * channels * height * width);
     h_stride = Divisor<index_t>(rows.stride), w_stride = Divisor<index_t>(columns.stride);
@@ -72,6 +75,76 @@ __device__ void for_each_window(const PoolGeometry<index_t>& geometry, index_t h
       body(p, q, r, s, p * geometry.output.h + q * geometry.output.w);
     });
   });
+}
+
+// The input cut into squares of kStride x kStride pixels under the same windows: square (i, j) starts at pixel
+// (i * kStride - pad, j * kStride - pad), and window p = i - t sees its row a through tap a + t * kStride. A thread that owns a square
+// loads each of its few windows once, and every tap number is known to the compiler.
+template <int kKernel, int kStride>
+struct PixelSquare {
+  static constexpr int kReach = (kKernel + kStride - 1) / kStride;
+
+  // Calls body(t, u, p, q, offset of the window in its plane), windows in row-major order.
+  template <typename index_t, typename Body>
+  __device__ static void for_each_window(const PoolGeometry<index_t>& geometry, index_t i, index_t j, const Body& body) {
+#pragma unroll
+    for (int t = kReach - 1; t >= 0; --t) {
+      const index_t p = i - t;
+      if (p < 0 || p >= geometry.h.output) continue;
+#pragma unroll
+      for (int u = kReach - 1; u >= 0; --u) {
+        const index_t q = j - u;
+        if (q < 0 || q >= geometry.w.output) continue;
+        body(t, u, p, q, p * geometry.output.h + q * geometry.output.w);
+      }
+    }
+  }
+
+  // Calls body(a, b, tap) for the pixels that window (i - t, j - u) sees.
+  template <typename Body>
+  __device__ static void for_each_pixel(int t, int u, const Body& body) {
+#pragma unroll
+    for (int a = 0; a < kStride; ++a) {
+#pragma unroll
+      for (int b = 0; b < kStride; ++b) {
+        const int r = a + t * kStride, s = b + u * kStride;
+        if (r < kKernel && s < kKernel) body(a, b, r * kKernel + s);
+      }
+    }
+  }
+
+  // Rounds the square's sums and writes those that are pixels.
+  template <typename scalar_t, typename acc_t, typename index_t, int kVector>
+  __device__ static void store(
+      const PoolGeometry<index_t>& geometry, const ImagePosition<index_t>& at,
+      const acc_t (&sums)[kStride][kStride][kVector], scalar_t* input) {
+    scalar_t* plane = input + at.n * geometry.input.n + at.c * kVector * geometry.input.c;
+#pragma unroll
+    for (int a = 0; a < kStride; ++a) {
+#pragma unroll
+      for (int b = 0; b < kStride; ++b) {
+        const index_t h = at.h * kStride - geometry.h.pad + a, w = at.w * kStride - geometry.w.pad + b;
+        if (!geometry.h.contains(h) || !geometry.w.contains(w)) continue;
+        Vector<scalar_t, kVector> result;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) result[v] = static_cast<scalar_t>(sums[a][b][v]);
+        result.store(plane + h * geometry.input.h + w * geometry.input.w);
+      }
+    }
+  }
+};
+
+// Calls function(PixelSquare) and returns true for the windows most common in networks: 2 x 2 and 3 x 3 with stride 2.
+template <typename index_t, typename Function>
+bool dispatch_square(const Pool2dGeometry& geometry, const Function& function) {
+  if constexpr (sizeof(index_t) == 4) {
+    const Axis &h = geometry.h, &w = geometry.w;
+    if (h.stride == 2 && w.stride == 2 && h.dilation == 1 && w.dilation == 1 && h.kernel == w.kernel) {
+      if (h.kernel == 2) return function(PixelSquare<2, 2>()), true;
+      if (h.kernel == 3) return function(PixelSquare<3, 2>()), true;
+    }
+  }
+  return false;
 }
 
 // Calls function(index_t(), std::integral_constant<int, vector>()): 16 bytes of channels where they are neighbours, whole

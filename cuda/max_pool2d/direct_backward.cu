@@ -43,6 +43,42 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_ke
   });
 }
 
+// The same for a square of pixels under the same windows; byte offsets, since its windows are small.
+template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+__global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_squares_kernel(
+    const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ grad_output, const uint8_t* __restrict__ offsets,
+    scalar_t* __restrict__ grad_input) {
+  using acc_t = accumulator_t<scalar_t>;
+  using Square = PixelSquare<kKernel, kStride>;
+  grid_stride_loop(geometry.work_count, [&](index_t index) {
+    const ImagePosition<index_t> at = geometry.work(index);
+    const index_t first = at.n * geometry.output.n + at.c * kVector * geometry.output.c;
+    acc_t sums[kStride][kStride][kVector] = {};
+    Square::for_each_window(geometry, at.h, at.w, [&](int t, int u, index_t, index_t, index_t offset) {
+      const auto g = Vector<scalar_t, kVector>::load(grad_output + first + offset);
+      const auto named = Vector<uint8_t, kVector>::load(offsets + first + offset);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc_t gradient = static_cast<acc_t>(g[v]);
+        Square::for_each_pixel(t, u, [&](int a, int b, int tap) {
+          if (named[v] == tap) sums[a][b][v] += gradient;
+        });
+      }
+    });
+    Square::store(geometry, at, sums, grad_input);
+  });
+}
+
+template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+void launch_squares(
+    PixelSquare<kKernel, kStride>, const Pool2dGeometry& geometry, const scalar_t* grad_output, const uint8_t* offsets,
+    scalar_t* grad_input, void* stream) {
+  const PoolGeometry<index_t> work(geometry, kStride, kVector);
+  launch(
+      "max_pool2d", max_pool2d_direct_grad_input_squares_kernel<scalar_t, index_t, kVector, kKernel, kStride>,
+      blocks_for(work.work_count), kBlockThreads, 0, stream, work, grad_output, offsets, grad_input);
+}
+
 // output(n, c, p, q) = input(n, c, h, w) at the tap that the offset names; 0 where that is not a pixel. Elements are moved
 // as bits. Its floor is the offsets, the output and the 32-byte sectors of the named pixels.
 template <typename bits_t, typename offset_t, typename index_t>
@@ -86,11 +122,19 @@ void run_grad_input(const MaxPool2dProblem& problem, const MaxPool2dArguments& a
     using scalar_t = typename decltype(tag)::type;
     dispatch_pool<scalar_t>(problem.geometry, aligned, [&](auto index, auto vector) {
       using index_t = decltype(index);
-      const PoolGeometry<index_t> work(problem.geometry, true, vector.value);
+      const scalar_t* grad_output = static_cast<const scalar_t*>(arguments.output);
+      scalar_t* grad_input = static_cast<scalar_t*>(arguments.input);
+      if constexpr (sizeof(offset_t) == 1) {
+        const bool squares = dispatch_square<index_t>(problem.geometry, [&](auto square) {
+          launch_squares<scalar_t, index_t, vector.value>(
+              square, problem.geometry, grad_output, offsets, grad_input, arguments.stream);
+        });
+        if (squares) return;
+      }
+      const PoolGeometry<index_t> work(problem.geometry, 1, vector.value);
       launch(
           "max_pool2d", max_pool2d_direct_grad_input_kernel<scalar_t, offset_t, index_t, vector.value>,
-          blocks_for(work.work_count), kBlockThreads, 0, arguments.stream, work,
-          static_cast<const scalar_t*>(arguments.output), offsets, static_cast<scalar_t*>(arguments.input));
+          blocks_for(work.work_count), kBlockThreads, 0, arguments.stream, work, grad_output, offsets, grad_input);
     });
   });
 }
@@ -99,7 +143,7 @@ template <typename bits_t, typename offset_t>
 void run_gather(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments, const offset_t* offsets) {
   dispatch_index(problem.geometry, [&](auto index) {
     using index_t = decltype(index);
-    const PoolGeometry<index_t> work(problem.geometry, false, 1);
+    const PoolGeometry<index_t> work(problem.geometry, 0, 1);
     launch(
         "max_pool2d", max_pool2d_direct_gather_kernel<bits_t, offset_t, index_t>, blocks_for(work.work_count),
         kBlockThreads, 0, arguments.stream, work, static_cast<const bits_t*>(arguments.input), offsets,
@@ -111,7 +155,7 @@ template <typename offset_t>
 void run_indices(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments, const offset_t* offsets) {
   dispatch_index(problem.geometry, [&](auto index) {
     using index_t = decltype(index);
-    const PoolGeometry<index_t> work(problem.geometry, false, 1);
+    const PoolGeometry<index_t> work(problem.geometry, 0, 1);
     launch(
         "max_pool2d", max_pool2d_direct_indices_kernel<offset_t, index_t>, blocks_for(work.work_count), kBlockThreads, 0,
         arguments.stream, work, problem.geometry.h, problem.geometry.w, offsets, arguments.indices);

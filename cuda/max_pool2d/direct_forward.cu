@@ -77,7 +77,7 @@ void max_pool2d_direct_forward(const MaxPool2dProblem& problem, const MaxPool2dA
     using scalar_t = typename decltype(tag)::type;
     dispatch_pool<scalar_t>(geometry, aligned, [&](auto index, auto vector) {
       using index_t = decltype(index);
-      const PoolGeometry<index_t> work(geometry, false, vector.value);
+      const PoolGeometry<index_t> work(geometry, 0, vector.value);
       dispatch_window<scalar_t, index_t>(geometry, [&](auto window) {
         launch(
             "max_pool2d", max_pool2d_direct_forward_kernel<scalar_t, index_t, vector.value, window.value>,

@@ -81,11 +81,15 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and suggest_memory_format(tensor) is torch.channels_last
 
 
-def in_format(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """A dense tensor of that memory format; the tensor itself where it is one."""
-    if tensor.dim() != 4:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def wants_channels_last(tensor: torch.Tensor, wanted: torch.memory_format | None) -> bool:
+    """The fake of csrc/common/stable.h's function of that name."""
+    if wanted is None or wanted is torch.preserve_format:
+        return is_channels_last(tensor)
+    return tensor.dim() == 4 and wanted is torch.channels_last
 
 
 def empty_image(like: torch.Tensor, size: Sequence[Any], channels_last: bool, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -94,7 +98,7 @@ def empty_image(like: torch.Tensor, size: Sequence[Any], channels_last: bool, dt
         tuple(size) if like.dim() == 4 else tuple(size)[1:],
         dtype=like.dtype if dtype is None else dtype,
         device=like.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        memory_format=memory_format(channels_last),
     )
 
 

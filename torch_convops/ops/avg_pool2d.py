@@ -17,13 +17,12 @@ class Averaging(NamedTuple):
 
     input_size: tuple[Int, Int]
     window: tuple[Any, ...]  # kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    channels_last: bool
+    memory_format: torch.memory_format  # of the input
     algorithm: str
 
     def __call__(self, tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool) -> torch.Tensor:
         if transposed:
-            grad = dispatch.in_format(tensor, self.channels_last)
-            return ops.avg_pool2d_grad_input.default(grad, self.input_size, *self.window, algorithm=self.algorithm)
+            return ops.avg_pool2d_grad_input.default(tensor, self.input_size, *self.window, memory_format=self.memory_format, algorithm=self.algorithm)
         return ops.avg_pool2d.default(tensor, *self.window, algorithm=self.algorithm)
 
 
@@ -82,7 +81,7 @@ def _differentiable(
     count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    averaging = Averaging(tuple(input.shape[-2:]), window, dispatch.is_channels_last(input), algorithm)
+    averaging = Averaging(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
     return LinearMap.apply(input, None, False, averaging)
 
 
@@ -91,10 +90,10 @@ def _differentiable(
 
 def _grad_input_differentiable(
     grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+    count_include_pad: bool = True, divisor_override: int | None = None, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    averaging = Averaging(input_size, window, dispatch.is_channels_last(grad_output), algorithm)
+    averaging = Averaging(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
     return LinearMap.apply(grad_output, None, True, averaging)
 
 
@@ -122,7 +121,7 @@ def _avg_pool2d_fake(
 @dispatch.register_fake("avg_pool2d_grad_input")
 def _grad_input_fake(
     grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
+    count_include_pad: bool = True, divisor_override: int | None = None, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     op = "avg_pool2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
@@ -132,4 +131,4 @@ def _grad_input_fake(
     output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, ceil_mode=ceil_mode)
     _check_divisor(op, divisor_override)
     geometry.check_size(op, "grad_output", grad_size, output_size)
-    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))
+    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))

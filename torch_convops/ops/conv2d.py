@@ -27,8 +27,8 @@ class Parameters(NamedTuple):
     groups: Int
     input_size: tuple[Int, Int]
     kernel_size: tuple[Int, Int]
-    channels_last: bool
-    weight_channels_last: bool
+    memory_format: torch.memory_format
+    weight_memory_format: torch.memory_format
     allow_tf32: bool
     algorithm: str
 
@@ -40,9 +40,9 @@ def _call(computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.
     if computed == OUTPUT:
         return ops.conv2d.default(first, second, bias, *window, **options)
     if computed == INPUT:
-        return ops.conv2d_grad_input.default(dispatch.in_format(first, p.channels_last), second, p.input_size, *window, **options)
+        return ops.conv2d_grad_input.default(first, second, p.input_size, *window, memory_format=p.memory_format, **options)
     return ops.conv2d_grad_weight.default(
-        first, second, p.kernel_size, *window, channels_last=p.weight_channels_last, **options
+        first, second, p.kernel_size, *window, memory_format=p.weight_memory_format, **options
     )
 
 
@@ -156,8 +156,8 @@ class BiasGradient(torch.autograd.Function):
         return BiasGradient.apply(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
 
 
-def _weight_channels_last(weight: torch.Tensor) -> bool:
-    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+def _format_of(tensor: torch.Tensor) -> torch.memory_format:
+    return dispatch.memory_format(dispatch.is_channels_last(tensor))
 
 
 def _tf32_allowed(tensor: torch.Tensor) -> bool:
@@ -239,7 +239,7 @@ def _differentiable(
 ) -> torch.Tensor:  # fmt: skip
     p = Parameters(
         stride, padding, dilation, groups, tuple(input.shape[-2:]), tuple(weight.shape[-2:]),
-        dispatch.is_channels_last(input), _weight_channels_last(weight), allow_tf32, algorithm,
+        _format_of(input), _format_of(weight), allow_tf32, algorithm,
     )  # fmt: skip
     return Contraction.apply(input, weight, bias, OUTPUT, p)
 
@@ -262,7 +262,7 @@ def choice(
     sizes = [*geometry.image_size("conv2d", "input", input), weight.shape[0], *weight.shape[-2:], *stride, *pads, *dilation, groups]
     return _library.conv2d_choice(
         input.device.type, list(PASSES).index(pass_), dispatch.FLOATS.index(input.dtype), sizes,
-        dispatch.is_channels_last(input), _weight_channels_last(weight), _tf32_allowed(input),
+        dispatch.is_channels_last(input), dispatch.is_channels_last(weight), _tf32_allowed(input),
     )  # fmt: skip
 
 
@@ -273,22 +273,22 @@ library.impl("conv2d", _differentiable, "Autograd")
 
 def _grad_input_differentiable(
     grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     p = Parameters(
-        stride, padding, dilation, groups, input_size, tuple(weight.shape[-2:]), dispatch.is_channels_last(grad_output),
-        _weight_channels_last(weight), allow_tf32, algorithm,
+        stride, padding, dilation, groups, input_size, tuple(weight.shape[-2:]), memory_format or _format_of(grad_output),
+        _format_of(weight), allow_tf32, algorithm,
     )  # fmt: skip
     return Contraction.apply(grad_output, weight, None, INPUT, p)
 
 
 def _grad_weight_differentiable(
     grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, channels_last: bool = False, allow_tf32: bool = False, algorithm: str = "auto",
+    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     p = Parameters(
-        stride, padding, dilation, groups, tuple(input.shape[-2:]), kernel_size, dispatch.is_channels_last(input), channels_last,
-        allow_tf32, algorithm,
+        stride, padding, dilation, groups, tuple(input.shape[-2:]), kernel_size, _format_of(input),
+        memory_format or torch.contiguous_format, allow_tf32, algorithm,
     )  # fmt: skip
     return Contraction.apply(grad_output, input, None, WEIGHT, p)
 
@@ -328,7 +328,7 @@ def _conv2d_fake(
 @dispatch.register_fake("conv2d_grad_input")
 def _grad_input_fake(
     grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
+    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     op = "conv2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
@@ -340,13 +340,13 @@ def _grad_input_fake(
     geometry.check_size(
         op, "grad_output", grad_size, geometry.conv2d_size(op, size, weight.shape, stride, padding, dilation, groups)
     )
-    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))
+    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))
 
 
 @dispatch.register_fake("conv2d_grad_weight")
 def _grad_weight_fake(
     grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, channels_last: bool = False, allow_tf32: bool = False, algorithm: str = "auto",
+    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     op = "conv2d_grad_weight"
     dispatch.check_dtype(op, "input", input)
@@ -358,7 +358,8 @@ def _grad_weight_fake(
         raise ValueError(f"{op}: groups must be positive, got {groups}")
     size = (grad_size[1], input_size[1] // groups, R, S)
     geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, stride, padding, dilation, groups))
-    return input.new_empty(size).contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    channels_last = memory_format is torch.channels_last
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=dispatch.memory_format(channels_last))
 
 
 @dispatch.register_fake("conv2d_grad_bias")

@@ -17,13 +17,12 @@ class Routing(NamedTuple):
 
     input_size: tuple[Int, Int]
     window: tuple[Any, ...]  # kernel_size, stride, padding, dilation, ceil_mode
-    channels_last: bool
+    memory_format: torch.memory_format  # of the input
     algorithm: str
 
     def __call__(self, tensor: torch.Tensor, offsets: torch.Tensor | None, transposed: bool) -> torch.Tensor:
         if transposed:
-            grad = dispatch.in_format(tensor, self.channels_last)
-            return ops.max_pool2d_grad_input.default(grad, offsets, self.input_size, *self.window, algorithm=self.algorithm)
+            return ops.max_pool2d_grad_input.default(tensor, offsets, self.input_size, *self.window, memory_format=self.memory_format, algorithm=self.algorithm)
         return ops.max_pool2d_gather.default(tensor, offsets, *self.window, algorithm=self.algorithm)
 
 
@@ -127,7 +126,7 @@ def _with_offsets_differentiable(
     *, algorithm: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     routing = Routing(
-        tuple(input.shape[-2:]), (kernel_size, stride, padding, dilation, ceil_mode), dispatch.is_channels_last(input), algorithm
+        tuple(input.shape[-2:]), (kernel_size, stride, padding, dilation, ceil_mode), dispatch.memory_format(dispatch.is_channels_last(input)), algorithm
     )
     output, offsets = MaxPool.apply(input, routing)
     return output, offsets
@@ -145,10 +144,10 @@ def _values_differentiable(input: torch.Tensor, *args: Any, **kwargs: Any) -> to
 
 def _grad_input_differentiable(
     grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
-    dilation: Any = (1,), ceil_mode: bool = False, *, algorithm: str = "auto",
+    dilation: Any = (1,), ceil_mode: bool = False, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(input_size, window, dispatch.is_channels_last(grad_output), algorithm)
+    routing = Routing(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
     return LinearMap.apply(grad_output, offsets, True, routing)
 
 
@@ -157,7 +156,7 @@ def _gather_differentiable(
     ceil_mode: bool = False, *, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(tuple(input.shape[-2:]), window, dispatch.is_channels_last(input), algorithm)
+    routing = Routing(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
     return LinearMap.apply(input, offsets, False, routing)
 
 
@@ -203,7 +202,7 @@ def _with_offsets_fake(input: torch.Tensor, kernel_size: Any, *args: Any, **kwar
 @dispatch.register_fake("max_pool2d_grad_input")
 def _grad_input_fake(
     grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
-    dilation: Any = (1,), ceil_mode: bool = False, *, algorithm: str = "auto",
+    dilation: Any = (1,), ceil_mode: bool = False, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
 ) -> torch.Tensor:  # fmt: skip
     op = "max_pool2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
@@ -213,7 +212,7 @@ def _grad_input_fake(
     output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, dilation, ceil_mode)
     geometry.check_size(op, "grad_output", grad_size, output_size)
     _check_offsets(op, offsets, output_size, kernel_size)
-    return dispatch.empty_image(grad_output, size, dispatch.is_channels_last(grad_output))
+    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))
 
 
 @dispatch.register_fake("max_pool2d_gather")
