@@ -39,7 +39,8 @@ Tensor avg_pool2d(
 
 Tensor avg_pool2d_grad_input(
     Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format, std::string algorithm) {
+    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format,
+    std::string algorithm) {
   const PoolWindow window{"avg_pool2d_grad_input", kernel_size, stride, padding, kNoDilation, ceil_mode};
   const DType dtype = check_dtype(window.op, "grad_output", grad_output);
   const bool channels_last = wants_channels_last(grad_output, memory_format);

@@ -19,17 +19,23 @@ struct Cover {
   int64_t first, last;
 };
 
+inline std::vector<Cover> covers_of(const Axis& axis) {
+  std::vector<Cover> covers;
+  covers.reserve(axis.input);
+  for (int64_t i = 0; i < axis.input; ++i) covers.emplace_back(axis, i);
+  return covers;
+}
+
 // to[i] = sum over rows of rows[...][i]; `finish` turns a vector of sums at i into what is stored.
 template <typename scalar_t, typename Finish>
 CONVOPS_INLINE void sum_rows(
     const std::vector<const Compute<scalar_t>*>& rows, int64_t length, scalar_t* to, const Finish& finish) {
   using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
-  for (int64_t i = 0; i < length; i += lanes) {
+  for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
     Vector<acc_t> sum{};
     for (const acc_t* row : rows) sum += load(row + i);
-    store_partial(to + i, finish(sum, i), length - i);
-  }
+    store_partial(to + i, finish(sum, i), count);
+  });
 }
 
 template <typename scalar_t>
@@ -39,56 +45,64 @@ void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, sc
   const Pool2dGeometry& g = problem.geometry;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C, S = g.w.kernel;
   const int64_t ring_slots = std::min(g.h.extent(), H);
-  // A strip is a plane, or a range of output columns whose ring of rows stays in the L1 cache.
-  constexpr int64_t kRingBytes = 24 << 10;
-  const int64_t pixel = g.channels_last ? C : 1;
-  const int64_t chunk =
-      g.channels_last ? std::clamp<int64_t>(kRingBytes / (ring_slots * C * static_cast<int64_t>(sizeof(acc_t))), 1, Q)
-                      : Q;
-  const int64_t chunks = ceil_div(Q, chunk), planes = g.channels_last ? 1 : C;
-  parallel_strips(g.N * planes * chunks, P, [&](int64_t strip, int64_t p0, int64_t p1) {
-    const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
-    const int64_t length = (q1 - q0) * pixel, pitch = round_up(length, lanes) + lanes;
-    const Scratch<acc_t> sums(ring_slots * pitch), divisors(pitch);
-    StridedRow<acc_t> row(g.w, acc_t(0));
-    RowRing ring(ring_slots);
+  const auto row_windows = windows_of(g.h), column_windows = windows_of(g.w);
+  // A strip is a plane, or a range of output columns whose ring of rows stays in the L2 cache.
+  constexpr int64_t kRingBytes = 128 << 10;
+  const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? 1 : C;
+  const int64_t column_bytes = ring_slots * C * static_cast<int64_t>(sizeof(acc_t));
+  const int64_t chunk = g.channels_last ? std::clamp<int64_t>(kRingBytes / column_bytes, 1, Q) : Q;
+  const int64_t chunks = ceil_div(Q, chunk), pitch = round_up(chunk * pixel, lanes) + lanes;
+
+  struct State {
+    Scratch<acc_t> sums, divisors;
+    StridedRow<acc_t> row;
+    RowRing ring;
     std::vector<const acc_t*> slots;
+  };
+  const auto make_state = [&] {
+    return State{Scratch<acc_t>(ring_slots * pitch), Scratch<acc_t>(pitch), {g.w, acc_t(0)}, RowRing(ring_slots), {}};
+  };
+  parallel_strips(g.N * planes * chunks, P, make_state, [&](State& state, int64_t strip, int64_t p0, int64_t p1) {
+    const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
     const scalar_t* image = input + plane * H * W * pixel;
     const auto make = [&](int64_t h, int64_t slot) {
-      acc_t* to = sums.data() + slot * pitch;
+      acc_t* to = state.sums.data() + slot * pitch;
       if (!g.channels_last) {
-        row.set(image + h * W);
+        state.row.set(image + h * W);
         for (int64_t q = 0; q < Q; q += lanes) {
           Vector<acc_t> sum{};
-          for (int64_t s = 0; s < S; ++s) sum += load(row.tap(s) + q);
+          for (int64_t s = 0; s < S; ++s) sum += load(state.row.tap(s) + q);
           store(to + q, sum);
         }
         return;
       }
-      for (int64_t q = q0; q < q1; ++q) {
-        const int64_t first = g.w.first_tap(q), last = g.w.last_tap(q);
-        const scalar_t* from = image + (h * W + g.w.start(q)) * C;
-        for (int64_t channel = 0; channel < C; channel += lanes) {
+      for (int64_t q = q0; q < q1; ++q, to += C) {
+        const Window& window = column_windows[q];
+        const scalar_t* from = image + (h * W + window.start) * C;
+        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
           Vector<acc_t> sum{};
-          for (int64_t s = first; s < last; ++s) sum += load_partial(from + s * C + channel, C - channel);
-          store(to + (q - q0) * C + channel, sum);
-        }
+          for (int64_t s = window.first; s < window.last; ++s) sum += load_partial(from + s * C + channel, count);
+          store(to + channel, sum);
+        });
       }
     };
+    state.ring.clear();
     int64_t counted_rows = -1;
     for (int64_t p = p0; p < p1; ++p) {
-      slots.clear();
-      for (int64_t r = g.h.first_tap(p); r < g.h.last_tap(p); ++r) {
-        slots.push_back(sums.data() + ring.slot(g.h.start(p) + r, make) * pitch);
+      const Window& window = row_windows[p];
+      state.slots.clear();
+      for (int64_t r = window.first; r < window.last; ++r) {
+        state.slots.push_back(state.sums.data() + state.ring.slot(window.start + r, make) * pitch);
       }
       if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
         counted_rows = count;
-        for (int64_t q = q0; q < q1; ++q)
-          std::fill_n(divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+        for (int64_t q = q0; q < q1; ++q) {
+          std::fill_n(state.divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+        }
       }
-      sum_rows(slots, length, output + ((plane * P + p) * Q + q0) * pixel, [&](Vector<acc_t> sum, int64_t i) {
-        return sum / load(divisors.data() + i);
-      });
+      sum_rows(
+          state.slots, (q1 - q0) * pixel, output + ((plane * P + p) * Q + q0) * pixel,
+          [&](Vector<acc_t> sum, int64_t i) { return sum / load(state.divisors.data() + i); });
     }
   });
 }
@@ -158,60 +172,68 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
   constexpr int lanes = kLanes<acc_t>;
   const Pool2dGeometry& g = problem.geometry;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
-  advise_huge_pages(grad_input, g.input_numel() * static_cast<int64_t>(sizeof(scalar_t)));
   const int64_t ring_slots = std::min(ceil_div(g.h.kernel, g.h.stride), P);
   const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? g.N : g.N * C;
   const int64_t length = Q * pixel, pitch = round_up(length, lanes) + lanes;
-  parallel_strips(planes, H, [&](int64_t plane, int64_t h0, int64_t h1) {
-    const Scratch<acc_t> divided(ring_slots * pitch), divisors(pitch), column_sums(g.channels_last ? pitch : 0);
-    SpreadRow<scalar_t> spread(g.w);
-    RowRing ring(ring_slots);
+  const auto row_covers = covers_of(g.h), column_covers = covers_of(g.w);
+
+  struct State {
+    Scratch<acc_t> divided, divisors, column_sums;
+    SpreadRow<scalar_t> spread;
+    RowRing ring;
     std::vector<const acc_t*> slots;
-    int64_t counted_rows = -1;
+    int64_t counted_rows;
+  };
+  const auto make_state = [&] {
+    return State{
+        Scratch<acc_t>(ring_slots * pitch),
+        Scratch<acc_t>(pitch),
+        Scratch<acc_t>(pitch),
+        SpreadRow<scalar_t>(g.w),
+        RowRing(ring_slots),
+        {},
+        -1};
+  };
+  parallel_strips(planes, H, make_state, [&](State& state, int64_t plane, int64_t h0, int64_t h1) {
     const scalar_t* from = grad_output + plane * P * length;
     const auto make = [&](int64_t p, int64_t slot) {
-      if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
-        counted_rows = count;
-        for (int64_t q = 0; q < Q; ++q)
-          std::fill_n(divisors.data() + q * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+      if (const int64_t count = problem.divisor.counted(g.h, p); count != state.counted_rows) {
+        state.counted_rows = count;
+        for (int64_t q = 0; q < Q; ++q) {
+          std::fill_n(state.divisors.data() + q * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+        }
       }
-      for (int64_t i = 0; i < length; i += lanes) {
-        store(
-            divided.data() + slot * pitch + i,
-            load_partial(from + p * length + i, length - i) / load(divisors.data() + i));
-      }
+      acc_t* to = state.divided.data() + slot * pitch;
+      for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
+        store(to + i, load_partial(from + p * length + i, count) / load(state.divisors.data() + i));
+      });
     };
+    state.ring.clear();
     for (int64_t h = h0; h < h1; ++h) {
-      const Cover rows(g.h, h);
-      slots.clear();
-      for (int64_t p = rows.first; p < rows.last; ++p) slots.push_back(divided.data() + ring.slot(p, make) * pitch);
+      const Cover& rows = row_covers[h];
+      state.slots.clear();
+      for (int64_t p = rows.first; p < rows.last; ++p) {
+        state.slots.push_back(state.divided.data() + state.ring.slot(p, make) * pitch);
+      }
       scalar_t* to = grad_input + (plane * H + h) * W * pixel;
       const auto plain = [](Vector<acc_t> sum, int64_t) { return sum; };
       if (!g.channels_last) {
-        sum_rows(slots, length, spread.sums(), plain);
-        spread.write(to);
+        sum_rows(state.slots, length, state.spread.sums(), plain);
+        state.spread.write(to);
         continue;
       }
-      const acc_t* sums = slots.size() == 1 ? slots[0] : column_sums.data();
-      if (slots.size() != 1) sum_rows(slots, length, column_sums.data(), plain);
-      for (int64_t w = 0; w < W; ++w) {
-        const Cover columns(g.w, w);
-        for (int64_t channel = 0; channel < C; channel += lanes) {
+      const acc_t* sums = state.slots.size() == 1 ? state.slots[0] : state.column_sums.data();
+      if (state.slots.size() != 1) sum_rows(state.slots, length, state.column_sums.data(), plain);
+      for (int64_t w = 0; w < W; ++w, to += C) {
+        const Cover& columns = column_covers[w];
+        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
           Vector<acc_t> sum{};
           for (int64_t q = columns.first; q < columns.last; ++q) sum += load(sums + q * C + channel);
-          store_partial(to + w * C + channel, sum, C - channel);
-        }
+          store_partial(to + channel, sum, count);
+        });
       }
     }
   });
-}
-
-template <typename scalar_t>
-void avg_pool_pass(const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments) {
-  const auto input = static_cast<scalar_t*>(arguments.input);
-  const auto output = static_cast<scalar_t*>(arguments.output);
-  if (problem.pass == AvgPool2dPass::forward) return avg_pool_forward<scalar_t>(problem, input, output);
-  return avg_pool_grad_input<scalar_t>(problem, output, input);
 }
 
 }  // namespace CONVOPS_ISA

@@ -46,6 +46,9 @@ struct Axis {
   int64_t stride, dilation, pad_lower, pad_upper;
 
   CONVOPS_HOST_DEVICE int64_t extent() const { return dilation * (kernel - 1) + 1; }
+  CONVOPS_HOST_DEVICE bool covers_input() const {
+    return kernel == input && output == 1 && pad_lower == 0 && pad_upper == 0 && (dilation == 1 || kernel == 1);
+  }
   CONVOPS_HOST_DEVICE int64_t start(int64_t o) const { return o * stride - pad_lower; }
   // The taps of output o that fall inside the input: [first_tap, last_tap).
   CONVOPS_HOST_DEVICE int64_t first_tap(int64_t o) const {
@@ -156,6 +159,8 @@ struct Pool2dGeometry {
   bool channels_last;
 
   CONVOPS_HOST_DEVICE int64_t taps() const { return h.kernel * w.kernel; }
+  // One window that covers every pixel of the plane and nothing else.
+  CONVOPS_HOST_DEVICE bool is_global() const { return h.covers_input() && w.covers_input(); }
   std::array<int64_t, 4> output_size() const { return {N, C, h.output, w.output}; }
   CONVOPS_HOST_DEVICE int64_t input_numel() const { return N * C * h.input * w.input; }
   CONVOPS_HOST_DEVICE int64_t output_numel() const { return N * C * h.output * w.output; }

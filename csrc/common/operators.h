@@ -37,6 +37,7 @@ Tensor avg_pool2d(
     std::optional<int64_t> divisor_override, std::string algorithm);
 Tensor avg_pool2d_grad_input(
     Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format, std::string algorithm);
+    bool count_include_pad, std::optional<int64_t> divisor_override, std::optional<MemoryFormat> memory_format,
+    std::string algorithm);
 
 }  // namespace convops

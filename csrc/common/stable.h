@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "algorithm.h"
+#include "cpu.h"
 
 namespace convops {
 
@@ -128,9 +129,12 @@ inline Tensor allocate(
     const Tensor& like, const std::array<int64_t, 4>& size, bool unbatched, bool channels_last,
     std::optional<ScalarType> dtype = std::nullopt) {
   const int64_t* first = size.data() + (unbatched ? 1 : 0);
-  return torch::stable::empty(
+  Tensor tensor = torch::stable::empty(
       {first, size.data() + 4}, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
       channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  if (tensor.is_cpu())
+    advise_huge_pages(tensor.data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+  return tensor;
 }
 
 // Runs the chosen algorithm on the tensor's device and current stream, with the workspace it asks for.

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "../common/cpu.h"
-#include "../common/simd.h"
+#include "../common/plane_sum.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
@@ -22,20 +22,8 @@ void grad_bias(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
     parallel_for(K, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         acc_t sum = 0;
-        for (int64_t n = 0; n < g.N; ++n) {
-          // A sum a plane, then a sum of those, keeps the rounding error of long sums down.
-          const scalar_t* p = from + (n * K + k) * plane;
-          Vector<acc_t> part[4] = {};
-          int64_t i = 0;
-          for (; i + 4 * lanes <= plane; i += 4 * lanes) {
-            for (int v = 0; v < 4; ++v) part[v] += load(p + i + v * lanes);
-          }
-          for (; i < plane; i += lanes) part[0] += load_partial(p + i, plane - i);
-          const Vector<acc_t> total = (part[0] + part[1]) + (part[2] + part[3]);
-          acc_t plane_sum = 0;
-          for (int lane = 0; lane < lanes; ++lane) plane_sum += total[lane];
-          sum += plane_sum;
-        }
+        // A sum a plane, then a sum of those, keeps the rounding error of long sums down.
+        for (int64_t n = 0; n < g.N; ++n) sum += plane_sum(from + (n * K + k) * plane, plane);
         to[k] = narrow<scalar_t>(sum);
       }
     });

@@ -1,47 +1,79 @@
 // Compiled once per instruction set.
+#include "direct.h"
+#include "global.h"
 #include "routing.h"
 #include "separable.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-template <typename scalar_t, typename offset_t>
-void max_pool2d_pass(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {
-  const auto input = static_cast<scalar_t*>(a.input);
-  const auto output = static_cast<scalar_t*>(a.output);
-  const auto offsets = static_cast<offset_t*>(a.offsets);
-  switch (problem.pass) {
-    case MaxPool2dPass::forward:
-      return max_pool_forward<scalar_t, offset_t, false>(problem.geometry, input, output, offsets);
-    case MaxPool2dPass::forward_with_offsets:
-      return max_pool_forward<scalar_t, offset_t, true>(problem.geometry, input, output, offsets);
-    case MaxPool2dPass::indices: return max_pool_indices<offset_t>(problem.geometry, offsets, a.indices);
-    default: break;
-  }
-  if constexpr (!std::is_integral_v<scalar_t>) {
-    if (problem.pass == MaxPool2dPass::grad_input) return max_pool_grad_input(problem.geometry, output, offsets, input);
-    return max_pool_gather(problem.geometry, input, offsets, output);
-  }
+// Calls run<scalar_t, offset_t>() for a problem's types.
+template <typename scalar_t, typename Run>
+void with_offset_type(const MaxPool2dProblem& problem, const Run& run) {
+  if (problem.geometry.taps() <= kMaxByteTaps) return run.template operator()<scalar_t, uint8_t>();
+  return run.template operator()<scalar_t, int32_t>();
 }
 
-template <typename scalar_t>
-void max_pool2d_offsets(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {
-  if (problem.geometry.taps() <= kMaxByteTaps) return max_pool2d_pass<scalar_t, uint8_t>(problem, a);
-  return max_pool2d_pass<scalar_t, int32_t>(problem, a);
-}
-
-void max_pool2d_separable(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
+template <typename Run>
+void with_types(const MaxPool2dProblem& problem, const Run& run) {
   switch (problem.dtype) {
-    case DType::float32: return max_pool2d_offsets<float>(problem, arguments);
-    case DType::float64: return max_pool2d_offsets<double>(problem, arguments);
-    case DType::bfloat16: return max_pool2d_offsets<bfloat16>(problem, arguments);
-    case DType::float16: return max_pool2d_offsets<float16>(problem, arguments);
-    case DType::uint8: return max_pool2d_offsets<uint8_t>(problem, arguments);
-    case DType::int8: return max_pool2d_offsets<int8_t>(problem, arguments);
-    case DType::int16: return max_pool2d_offsets<int16_t>(problem, arguments);
-    case DType::int32: return max_pool2d_offsets<int32_t>(problem, arguments);
-    case DType::int64: return max_pool2d_offsets<int64_t>(problem, arguments);
+    case DType::float32: return with_offset_type<float>(problem, run);
+    case DType::float64: return with_offset_type<double>(problem, run);
+    case DType::bfloat16: return with_offset_type<bfloat16>(problem, run);
+    case DType::float16: return with_offset_type<float16>(problem, run);
+    case DType::uint8: return with_offset_type<uint8_t>(problem, run);
+    case DType::int8: return with_offset_type<int8_t>(problem, run);
+    case DType::int16: return with_offset_type<int16_t>(problem, run);
+    case DType::int32: return with_offset_type<int32_t>(problem, run);
+    case DType::int64: return with_offset_type<int64_t>(problem, run);
   }
+}
+
+// Defines the forward passes of an algorithm.
+#define CONVOPS_DEFINE_FORWARD(name, function)                                         \
+  void name(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {            \
+    with_types(problem, [&]<typename scalar_t, typename offset_t>() {                  \
+      const auto input = static_cast<const scalar_t*>(a.input);                        \
+      const auto output = static_cast<scalar_t*>(a.output);                            \
+      const auto offsets = static_cast<offset_t*>(a.offsets);                          \
+      if (problem.pass == MaxPool2dPass::forward) {                                    \
+        function<scalar_t, offset_t, false>(problem.geometry, input, output, offsets); \
+      } else {                                                                         \
+        function<scalar_t, offset_t, true>(problem.geometry, input, output, offsets);  \
+      }                                                                                \
+    });                                                                                \
+  }
+
+CONVOPS_DEFINE_FORWARD(max_pool2d_global, global_max_pool)
+CONVOPS_DEFINE_FORWARD(max_pool2d_direct, direct_max_pool)
+CONVOPS_DEFINE_FORWARD(max_pool2d_separable, max_pool_forward)
+
+// The passes that follow saved offsets.
+void max_pool2d_routing(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {
+  with_types(problem, [&]<typename scalar_t, typename offset_t>() {
+    const auto input = static_cast<scalar_t*>(a.input);
+    const auto output = static_cast<scalar_t*>(a.output);
+    const auto offsets = static_cast<const offset_t*>(a.offsets);
+    if (problem.pass == MaxPool2dPass::indices) {
+      max_pool_indices(problem.geometry, offsets, a.indices);
+    } else if constexpr (!std::is_integral_v<scalar_t>) {
+      if (problem.pass == MaxPool2dPass::gather) {
+        max_pool_gather(problem.geometry, input, offsets, output);
+      } else {
+        max_pool_grad_input(problem.geometry, output, offsets, input);
+      }
+    }
+  });
+}
+
+void max_pool2d_direct_grad_input(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {
+  with_types(problem, [&]<typename scalar_t, typename offset_t>() {
+    if constexpr (!std::is_integral_v<scalar_t>) {
+      direct_max_pool_grad_input(
+          problem.geometry, static_cast<const scalar_t*>(a.output), static_cast<const offset_t*>(a.offsets),
+          static_cast<scalar_t*>(a.input));
+    }
+  });
 }
 
 }  // namespace CONVOPS_ISA

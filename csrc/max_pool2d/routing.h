@@ -72,7 +72,6 @@ void max_pool_grad_input(
   using acc_t = Compute<scalar_t>;
   constexpr bool kDirect = std::is_same_v<scalar_t, acc_t>;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
-  advise_huge_pages(grad_input, g.input_numel() * static_cast<int64_t>(sizeof(scalar_t)));
   const ChannelRanges ranges(g, kDirect ? 4 * thread_count() : g.N * ceil_div(C, 16));
   parallel_for(g.N * ranges.count, [&](int64_t begin, int64_t end) {
     const Route<offset_t> route(g);

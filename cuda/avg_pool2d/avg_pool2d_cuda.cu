@@ -7,8 +7,12 @@ namespace convops {
 
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cuda_algorithms() {
   static constexpr std::array<AvgPool2dAlgorithm, 2> kAlgorithms{{
-      {"global", avg_pool2d_global_supports, nullptr, avg_pool2d_global_run},
-      {"direct", avg_pool2d_direct_supports, nullptr, avg_pool2d_direct_run},
+      {"global", [](const AvgPool2dProblem& problem) { return problem.geometry.is_global(); }, nullptr,
+       [](const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments) {
+         const bool forward = problem.pass == AvgPool2dPass::forward;
+         (forward ? avg_pool2d_global_forward : avg_pool2d_direct_run)(problem, arguments);
+       }},
+      {"direct", [](const AvgPool2dProblem&) { return true; }, nullptr, avg_pool2d_direct_run},
   }};
   return kAlgorithms;
 }

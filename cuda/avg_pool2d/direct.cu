@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kBlockThreads) avg_pool2d_direct_forward_kerne
   });
 }
 
-// input(n, c, h, w) = sum over the windows (p, q) that cover it of output(n, c, p, q) / divisor(p, q): a gather, so that no two
-// threads write to one place. The same floor.
+// input(n, c, h, w) = sum over the windows (p, q) that cover it of output(n, c, p, q) / divisor(p, q): a gather, so
+// that no two threads write to one place. The same floor.
 template <typename scalar_t, typename index_t, int kVector>
 __global__ void __launch_bounds__(kBlockThreads) avg_pool2d_direct_grad_input_kernel(
     const PoolGeometry<index_t> geometry, const WindowDivisor<index_t> divisor,
@@ -113,10 +113,6 @@ void launch_squares(
 }
 
 }  // namespace
-
-bool avg_pool2d_direct_supports(const AvgPool2dProblem& problem) {
-  return is_floating(problem.dtype);
-}
 
 void avg_pool2d_direct_run(const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments) {
   const Pool2dGeometry& geometry = problem.geometry;

@@ -25,8 +25,8 @@ __device__ void block_sum(acc_t (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) values[i] = shared[i][thread % kLanes];
 }
 
-// A block sums over pixels for a few channels: one channel of a contiguous tensor, where lanes are neighbouring pixels, or
-// 32 of a channels_last one, where they are neighbouring channels.
+// A block sums over pixels for a few channels: one channel of a contiguous tensor, where lanes are neighbouring
+// pixels, or 32 of a channels_last one, where they are neighbouring channels.
 constexpr int kChannelLanes = 32;
 inline int64_t channels_per_block(bool channels_last) {
   return channels_last ? kChannelLanes : 1;
@@ -42,7 +42,8 @@ inline int64_t pixel_slices(int64_t pixels, int64_t blocks, bool channels_last) 
 
 // output[i] = sum of partials[slice][i] in the order of slices.
 template <typename scalar_t>
-__global__ void sum_slices_kernel(const accumulator_t<scalar_t>* partials, scalar_t* output, int64_t count, int64_t slices) {
+__global__ void sum_slices_kernel(
+    const accumulator_t<scalar_t>* partials, scalar_t* output, int64_t count, int64_t slices) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     accumulator_t<scalar_t> sum = 0;

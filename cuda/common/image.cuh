@@ -33,7 +33,9 @@ struct ImageIndex {
 
   ImageIndex() = default;
   ImageIndex(bool channels_last, int64_t C, int64_t H, int64_t W)
-      : fastest(channels_last ? C : W), middle(channels_last ? W : H), slowest(channels_last ? H : C),
+      : fastest(channels_last ? C : W),
+        middle(channels_last ? W : H),
+        slowest(channels_last ? H : C),
         channels_last(channels_last) {}
 
   __device__ ImagePosition<index_t> operator()(index_t index) const {
@@ -50,9 +52,12 @@ struct WindowAxis {
 
   WindowAxis() = default;
   explicit WindowAxis(const Axis& axis)
-      : input(static_cast<index_t>(axis.input)), kernel(static_cast<index_t>(axis.kernel)),
-        output(static_cast<index_t>(axis.output)), stride(static_cast<index_t>(axis.stride)),
-        dilation(static_cast<index_t>(axis.dilation)), pad(static_cast<index_t>(axis.pad_lower)),
+      : input(static_cast<index_t>(axis.input)),
+        kernel(static_cast<index_t>(axis.kernel)),
+        output(static_cast<index_t>(axis.output)),
+        stride(static_cast<index_t>(axis.stride)),
+        dilation(static_cast<index_t>(axis.dilation)),
+        pad(static_cast<index_t>(axis.pad_lower)),
         pad_upper(static_cast<index_t>(axis.pad_upper)) {}
 
   __device__ index_t start(index_t o) const { return o * stride - pad; }

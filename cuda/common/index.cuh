@@ -9,8 +9,8 @@
 
 namespace convops {
 
-// Division of 0 <= n < 2^31 by a number known before the launch. With d <= 2^shift < 2d and
-// magic = floor(2^32 (2^shift - d) / d) + 1, n / d = (n + high(n * magic)) >> shift: three instructions instead of about twenty.
+// Division of 0 <= n < 2^31 by a number known before the launch. With d <= 2^shift < 2d and magic = floor(2^32
+// (2^shift - d) / d) + 1, n / d = (n + high(n * magic)) >> shift: three instructions instead of about twenty.
 template <typename index_t>
 struct Divisor {
   Divisor() = default;

@@ -25,7 +25,8 @@ void launch(
   if (blocks <= 0) return;
   CONVOPS_CHECK(blocks <= INT32_MAX, op, "the problem needs ", blocks, " blocks, more than a CUDA grid holds");
   if (shared_bytes > 48 * 1024) {
-    check_cuda(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+    check_cuda(
+        op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

@@ -1,4 +1,5 @@
-// What the kernels of max- and average-pooling share: their geometry, and walks over a window's taps or a pixel's windows.
+// What the kernels of max- and average-pooling share: their geometry, and walks over a window's taps or a pixel's
+// windows.
 #pragma once
 
 #include "image.cuh"
@@ -34,8 +35,9 @@ struct PoolGeometry {
   }
 };
 
-// Calls body(r, s, offset of the pixel in its plane) for the taps of window (p, q) inside the input, in row-major order.
-// kKernel is the side of a square window known to the compiler, whose loads then all start at once; 0: any window.
+// Calls body(r, s, offset of the pixel in its plane) for the taps of window (p, q) inside the input, in row-major
+// order. kKernel is the side of a square window known to the compiler, whose loads then all start at once; 0: any
+// window.
 template <int kKernel, typename index_t, typename Body>
 __device__ void for_each_tap(const PoolGeometry<index_t>& geometry, index_t p, index_t q, const Body& body) {
   constexpr int kUnroll = kKernel > 0 ? kKernel : 1;
@@ -77,16 +79,17 @@ __device__ void for_each_window(const PoolGeometry<index_t>& geometry, index_t h
   });
 }
 
-// The input cut into squares of kStride x kStride pixels under the same windows: square (i, j) starts at pixel
-// (i * kStride - pad, j * kStride - pad), and window p = i - t sees its row a through tap a + t * kStride. A thread that owns a square
-// loads each of its few windows once, and every tap number is known to the compiler.
+// The input cut into squares of kStride x kStride pixels under the same windows: square (i, j) starts at pixel (i *
+// kStride - pad, j * kStride - pad), and window p = i - t sees its row a through tap a + t * kStride. A thread that
+// owns a square loads each of its few windows once, and every tap number is known to the compiler.
 template <int kKernel, int kStride>
 struct PixelSquare {
   static constexpr int kReach = (kKernel + kStride - 1) / kStride;
 
   // Calls body(t, u, p, q, offset of the window in its plane), windows in row-major order.
   template <typename index_t, typename Body>
-  __device__ static void for_each_window(const PoolGeometry<index_t>& geometry, index_t i, index_t j, const Body& body) {
+  __device__ static void for_each_window(
+      const PoolGeometry<index_t>& geometry, index_t i, index_t j, const Body& body) {
 #pragma unroll
     for (int t = kReach - 1; t >= 0; --t) {
       const index_t p = i - t;
@@ -134,7 +137,8 @@ struct PixelSquare {
   }
 };
 
-// Calls function(PixelSquare) and returns true for the windows most common in networks: 2 x 2 and 3 x 3 with stride 2.
+// Calls function(PixelSquare) and returns true for the windows most common in networks: 2 x 2 and 3 x 3 with stride
+// 2.
 template <typename index_t, typename Function>
 bool dispatch_square(const Pool2dGeometry& geometry, const Function& function) {
   if constexpr (sizeof(index_t) == 4) {
@@ -147,8 +151,8 @@ bool dispatch_square(const Pool2dGeometry& geometry, const Function& function) {
   return false;
 }
 
-// Calls function(index_t(), std::integral_constant<int, vector>()): 16 bytes of channels where they are neighbours, whole
-// vectors and aligned, else single elements. The 64-bit index takes single elements only.
+// Calls function(index_t(), std::integral_constant<int, vector>()): 16 bytes of channels where they are neighbours,
+// whole vectors and aligned, else single elements. The 64-bit index takes single elements only.
 template <typename scalar_t, typename Function>
 void dispatch_pool(const Pool2dGeometry& geometry, bool aligned, const Function& function) {
   constexpr int kVector = kVectorBytes / sizeof(scalar_t);
@@ -172,15 +176,6 @@ void dispatch_window(const Pool2dGeometry& geometry, const Function& function) {
     if (square && geometry.h.kernel == 3) return function(std::integral_constant<int, 3>());
   }
   function(std::integral_constant<int, 0>());
-}
-
-// One window over the whole plane.
-inline bool is_global(const Pool2dGeometry& geometry) {
-  const auto whole = [](const Axis& axis) {
-    return axis.kernel == axis.input && axis.output == 1 && axis.pad_lower == 0 && axis.pad_upper == 0 &&
-           (axis.dilation == 1 || axis.kernel == 1);
-  };
-  return whole(geometry.h) && whole(geometry.w);
 }
 
 }  // namespace convops

@@ -1,7 +1,8 @@
-// The PTX that C++ has no words for: asynchronous copies into shared memory, fragment loads and the matrix instruction.
+// The PTX that C++ has no words for: asynchronous copies into shared memory, fragment loads and the matrix
+// instruction.
 //
-// A warp multiplies a 16 x 32-byte block of A by a 32-byte x 8 block of B: k16 of bfloat16 or float16, k8 of TF32. In bytes
-// the three have one fragment layout, so kernels address tiles in 16-byte chunks and need not know the dtype.
+// A warp multiplies a 16 x 32-byte block of A by a 32-byte x 8 block of B: k16 of bfloat16 or float16, k8 of TF32. In
+// bytes the three have one fragment layout, so kernels address tiles in 16-byte chunks and need not know the dtype.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,7 +16,8 @@ namespace convops {
 // Copies 16 bytes from global to shared memory behind the thread's back, or writes 16 zeros without reading.
 __device__ inline void copy_async(void* shared, const void* global, bool valid) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
 }
 
 // Closes the group of the copies issued since the last call.
@@ -53,15 +55,18 @@ template <typename scalar_t>
 __device__ void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 template <>
-__device__ inline void multiply_accumulate<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+__device__ inline void multiply_accumulate<__nv_bfloat16>(
+    float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 template <>
 __device__ inline void multiply_accumulate<__half>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -69,7 +74,8 @@ __device__ inline void multiply_accumulate<__half>(float (&d)[4], const uint32_t
 // Expects operands already rounded by round_to_tf32.
 template <>
 __device__ inline void multiply_accumulate<float>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -8,9 +8,9 @@
 
 namespace convops {
 
-// Pixel i meets output o through tap k where i = o * stride + k * dilation - pad. All pixels of one residue modulo the
-// stride see the same taps: with g = gcd(stride, dilation) a solution exists where g divides i + pad; then taps are
-// first, first + stride / g, ... and each step in taps is dilation / g outputs back.
+// Pixel i meets output o through tap k where i = o * stride + k * dilation - pad. All pixels of one residue modulo
+// the stride see the same taps: with g = gcd(stride, dilation) a solution exists where g divides i + pad; then taps
+// are first, first + stride / g, ... and each step in taps is dilation / g outputs back.
 struct TransposedAxis {
   // One residue: its pixels are residue, residue + stride, ...; pixel j and tap t meet output
   // first_output + j - t * output_step.

@@ -32,7 +32,6 @@ void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& argu
       .taps = static_cast<index_t>(taps),
       .pixels = static_cast<index_t>(grad_weight_pixels(geometry)),
       .slice_pixels = static_cast<index_t>(ceil_div(grad_weight_pixels(geometry), slices)),
-      .slices = static_cast<index_t>(slices),
       .input = {geometry.channels_last, geometry.C, h.input, w.input},
       .output = {geometry.channels_last, geometry.K, h.output, w.output},
       .multiplier = Divisor<index_t>(geometry.filters_per_group()),
@@ -49,7 +48,8 @@ void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& argu
       static_cast<acc_t*>(arguments.workspace));
   launch(
       "conv2d", sum_slices_kernel<scalar_t>, blocks_for(geometry.K * taps), kBlockThreads, 0, arguments.stream,
-      static_cast<const acc_t*>(arguments.workspace), static_cast<scalar_t*>(arguments.weight), geometry.K * taps, slices);
+      static_cast<const acc_t*>(arguments.workspace), static_cast<scalar_t*>(arguments.weight), geometry.K * taps,
+      slices);
 }
 
 template <typename scalar_t, typename index_t, int kVector, bool kTransposed>
@@ -63,7 +63,8 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
       .h = WindowAxis<index_t>(h),
       .w = WindowAxis<index_t>(w),
       .multiplier = static_cast<index_t>(geometry.filters_per_group()),
-      .taps = static_cast<index_t>(h.kernel * w.kernel),
+      .weight_filter = static_cast<index_t>(geometry.channels_last ? 1 : h.kernel * w.kernel),
+      .weight_tap = static_cast<index_t>(geometry.channels_last ? geometry.K : 1),
       .input = {geometry.channels_last, geometry.C, h.input, w.input},
       .output = {geometry.channels_last, geometry.K, h.output, w.output},
       .work = {geometry.channels_last, channels, rows, columns},
@@ -73,9 +74,17 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
       .w_stride = Divisor<index_t>(w.stride)};
   void* source = kTransposed ? arguments.output : arguments.input;
   void* destination = kTransposed ? arguments.input : arguments.output;
+  const scalar_t* weight = static_cast<const scalar_t*>(arguments.weight);
+  if (geometry.channels_last) {
+    scalar_t* transposed = static_cast<scalar_t*>(arguments.workspace);
+    launch(
+        "conv2d", conv2d_depthwise_transpose_weight_kernel<scalar_t>, blocks_for(geometry.weight_numel()),
+        kBlockThreads, 0, arguments.stream, geometry.K, h.kernel * w.kernel, weight, transposed);
+    weight = transposed;
+  }
   launch(
       "conv2d", conv2d_depthwise_kernel<scalar_t, index_t, kVector, kTransposed>, blocks_for(count), kBlockThreads, 0,
-      arguments.stream, work, static_cast<const scalar_t*>(source), static_cast<const scalar_t*>(arguments.weight),
+      arguments.stream, work, static_cast<const scalar_t*>(source), weight,
       kTransposed ? nullptr : static_cast<const scalar_t*>(arguments.bias), static_cast<scalar_t*>(destination));
 }
 
@@ -94,11 +103,14 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
 }  // namespace
 
 bool depthwise_supports(const Conv2dProblem& problem) {
-  return problem.pass != Conv2dPass::grad_bias && problem.geometry.channels_per_group() == 1 && is_floating(problem.dtype);
+  return problem.pass != Conv2dPass::grad_bias && problem.geometry.channels_per_group() == 1 &&
+         is_floating(problem.dtype);
 }
 
 int64_t depthwise_workspace(const Conv2dProblem& problem) {
-  if (problem.pass != Conv2dPass::grad_weight) return 0;
+  if (problem.pass != Conv2dPass::grad_weight) {
+    return problem.geometry.channels_last ? problem.geometry.weight_numel() * element_size(problem.dtype) : 0;
+  }
   return grad_weight_slices(problem.geometry) * problem.geometry.weight_numel() *
          (problem.dtype == DType::float64 ? 8 : 4);
 }
@@ -107,14 +119,17 @@ void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& argument
   const Conv2dGeometry& geometry = problem.geometry;
   dispatch_floating("conv2d", problem.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
-    dispatch_index(geometry, [&](auto index) {
-      using index_t = decltype(index);
-      switch (problem.pass) {
-        case Conv2dPass::forward: return run_direct<scalar_t, index_t, false>(geometry, arguments);
-        case Conv2dPass::grad_input: return run_direct<scalar_t, index_t, true>(geometry, arguments);
-        default: return run_grad_weight<scalar_t, index_t>(geometry, arguments);
-      }
-    }, geometry.weight_numel());
+    dispatch_index(
+        geometry,
+        [&](auto index) {
+          using index_t = decltype(index);
+          switch (problem.pass) {
+            case Conv2dPass::forward: return run_direct<scalar_t, index_t, false>(geometry, arguments);
+            case Conv2dPass::grad_input: return run_direct<scalar_t, index_t, true>(geometry, arguments);
+            default: return run_grad_weight<scalar_t, index_t>(geometry, arguments);
+          }
+        },
+        geometry.weight_numel());
   });
 }
 

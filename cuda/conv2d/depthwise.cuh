@@ -1,7 +1,8 @@
 // Convolution with one input channel per group: filter k sees channel k / multiplier alone.
 //
-// There is no matrix product in it, so its floor is memory: input and output once each. Filters have the same
-// layout in both weight formats.
+// There is no matrix product in it, so its floor is memory: input and output once each. Filters have the same layout
+// in both weight formats, taps side by side. Where lanes are channels that would spread one load of a warp over 32
+// cache lines, so for channels_last a small kernel first writes a copy with the channels side by side.
 #pragma once
 
 #include "../common/block_sum.cuh"
@@ -13,9 +14,11 @@ namespace convops {
 template <typename index_t>
 struct DepthwiseGeometry {
   WindowAxis<index_t> h, w;
-  index_t multiplier, taps;
+  index_t multiplier;
+  index_t weight_filter, weight_tap;  // elements from one filter, or tap, to the next
   ImageSteps<index_t> input, output;
-  // Decodes one thread's work: kRowsPerThread rows of one column and vector of channels of the tensor that is written.
+  // Decodes one thread's work: kRowsPerThread rows of one column and vector of channels of the tensor that is
+  // written.
   ImageIndex<index_t> work;
   index_t work_count;
   Divisor<index_t> multiplier_divisor, h_stride, w_stride;
@@ -23,9 +26,20 @@ struct DepthwiseGeometry {
 
 constexpr int kRowsPerThread = 4;
 
+// transposed[tap][k] = weight[k][tap]
+template <typename scalar_t>
+__global__ void conv2d_depthwise_transpose_weight_kernel(
+    const int64_t filters, const int64_t taps, const scalar_t* __restrict__ weight, scalar_t* __restrict__ transposed) {
+  grid_stride_loop(filters * taps, [&](int64_t i) {
+    const int64_t tap = i / filters, k = i - tap * filters;
+    transposed[i] = weight[k * taps + tap];
+  });
+}
+
 // Which pixel of the tensor that is read meets pixel o of the one that is written through a tap; -1 for none.
 template <bool kTransposed, typename index_t>
-__device__ index_t depthwise_source(const WindowAxis<index_t>& axis, const Divisor<index_t>& stride, index_t o, index_t tap) {
+__device__ index_t
+depthwise_source(const WindowAxis<index_t>& axis, const Divisor<index_t>& stride, index_t o, index_t tap) {
   if constexpr (!kTransposed) {
     const index_t i = axis.start(o) + tap * axis.dilation;
     return axis.contains(i) ? i : -1;
@@ -36,11 +50,14 @@ __device__ index_t depthwise_source(const WindowAxis<index_t>& axis, const Divis
   }
 }
 
-// forward:    output(n, k, p, q) = bias(k) + sum over r, s of input(n, k / multiplier, p stride + r dilation - pad, ...) weight(k, r, s)
-// grad_input: input(n, c, h, w)  = sum over m, r, s of output(n, c multiplier + m, (h + pad - r dilation) / stride, ...) weight(c multiplier + m, r, s)
+// forward, with c = k / multiplier:
+//   output(n, k, p, q) = bias(k) + sum over r, s of input(n, c, p stride + r dilation - pad, ...) weight(k, r, s)
+// grad_input, over the filters k = c multiplier + m:
+//   input(n, c, h, w) = sum over m, r, s of output(n, k, (h + pad - r dilation) / stride, ...) weight(k, r, s)
 //
-// A thread takes kRowsPerThread rows of one column, so that a weight is loaded once for all of them; lanes are neighbours in memory:
-// columns, or kVector channels each. Per output and tap there is one load, mostly from L1, and one multiply-add.
+// A thread takes kRowsPerThread rows of one column, so that a weight is loaded once for all of them; lanes are
+// neighbours in memory: columns, or kVector channels each. Per output and tap there is one load, mostly from L1, and
+// one multiply-add. grad_input skips the taps that its stride jumps over before loading anything.
 template <typename scalar_t, typename index_t, int kVector, bool kTransposed>
 __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
     const DepthwiseGeometry<index_t> geometry, const scalar_t* __restrict__ source, const scalar_t* __restrict__ weight,
@@ -59,7 +76,7 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
       const index_t source_channel =
           kTransposed ? channel * geometry.multiplier + m : geometry.multiplier_divisor.divide(channel);
       const scalar_t* image = source + at.n * from.n + source_channel * from.c;
-      const scalar_t* filter = weight + (kTransposed ? source_channel : channel) * geometry.taps;
+      const scalar_t* filter = weight + (kTransposed ? source_channel : channel) * geometry.weight_filter;
       for (index_t r = 0; r < geometry.h.kernel; ++r) {
         index_t rows[kRowsPerThread];
 #pragma unroll
@@ -69,17 +86,13 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
         for (index_t s = 0; s < geometry.w.kernel; ++s) {
           const index_t column = depthwise_source<kTransposed>(geometry.w, geometry.w_stride, at.w, s);
           if (column < 0) continue;
-          acc_t weights[kVector];
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) {
-            weights[v] = static_cast<acc_t>(filter[v * geometry.taps + r * geometry.w.kernel + s]);
-          }
+          const Channels weights = Channels::load(filter + (r * geometry.w.kernel + s) * geometry.weight_tap);
 #pragma unroll
           for (int i = 0; i < kRowsPerThread; ++i) {
             if (rows[i] < 0) continue;
             const Channels x = Channels::load(image + rows[i] * from.h + column * from.w);
 #pragma unroll
-            for (int v = 0; v < kVector; ++v) sums[i][v] += static_cast<acc_t>(x[v]) * weights[v];
+            for (int v = 0; v < kVector; ++v) sums[i][v] += static_cast<acc_t>(x[v]) * static_cast<acc_t>(weights[v]);
           }
         }
       }
@@ -101,7 +114,7 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
 template <typename index_t>
 struct DepthwiseWeightGeometry {
   WindowAxis<index_t> h, w;
-  index_t filters, taps, pixels, slice_pixels, slices;
+  index_t filters, taps, pixels, slice_pixels;
   ImageSteps<index_t> input, output;
   Divisor<index_t> multiplier, h_output, w_output, tap_chunks, channel_blocks, w_kernel;
 };
@@ -111,8 +124,9 @@ constexpr int kTapsPerBlock = 9;
 
 // weight(k, r, s) = sum over n, p, q of output(n, k, p, q) input(n, k / multiplier, p stride + r dilation - pad, ...)
 //
-// A block sums kTapsPerBlock taps of kLanes filters over a slice of the pixels: a tree over its threads at the end, then partials in acc_t.
-// A thread's step is one load of the gradient and one of the input for each tap, the latter mostly from L1.
+// A block sums kTapsPerBlock taps of kLanes filters over a slice of the pixels: a tree over its threads at the end,
+// then partials in acc_t. A thread's step is one load of the gradient and one of the input for each tap, the latter
+// mostly from L1.
 template <typename scalar_t, typename index_t, int kLanes>
 __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_grad_weight_kernel(
     const DepthwiseWeightGeometry<index_t> geometry, const scalar_t* __restrict__ input,
@@ -134,8 +148,10 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_grad_weight_ke
     const scalar_t* image = input + geometry.multiplier.divide(k) * geometry.input.c;
     const scalar_t* gradient = grad_output + k * geometry.output.c;
     const index_t begin = slice * geometry.slice_pixels;
-    const index_t end = geometry.pixels - begin < geometry.slice_pixels ? geometry.pixels : begin + geometry.slice_pixels;
-    for (index_t pixel = begin + static_cast<index_t>(threadIdx.x) / kLanes; pixel < end; pixel += kBlockThreads / kLanes) {
+    const index_t end =
+        geometry.pixels - begin < geometry.slice_pixels ? geometry.pixels : begin + geometry.slice_pixels;
+    for (index_t pixel = begin + static_cast<index_t>(threadIdx.x) / kLanes; pixel < end;
+         pixel += kBlockThreads / kLanes) {
       index_t n = pixel;
       const index_t q = take_digit(n, geometry.w_output), p = take_digit(n, geometry.h_output);
       const acc_t g =

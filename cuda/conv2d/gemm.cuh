@@ -6,9 +6,9 @@
 //   grad_input   (n, h, w) of input           c             (k, r, s)  A: output  B: weight  D: input
 //   grad_weight  (c, r, s) of weight          k             (n, p, q)  A: input   B: output  D: weight
 //
-// In all nine places an index is a number of three digits, and each digit moves the element's address and its pixel by a
-// fixed step. So an element of A or B is found from the sum of two positions, one per matrix index, and is zero where
-// the summed pixel lies outside the image.
+// In all nine places an index is a number of three digits, and each digit moves the element's address and its pixel
+// by a fixed step. So an element of A or B is found from the sum of two positions, one per matrix index, and is zero
+// where the summed pixel lies outside the image.
 #pragma once
 
 #include <algorithm>
@@ -96,15 +96,17 @@ struct IndexMap {
   }
 };
 
-// An IndexMap walked on from one of its indices: position i of the walk is position first + i of the map, found with 32-bit
-// arithmetic (i and the sizes of the two fast digits stay below kMaxWalk) and without a division instruction.
+// An IndexMap walked on from one of its indices: position i of the walk is position first + i of the map, found with
+// 32-bit arithmetic (i and the sizes of the two fast digits stay below kMaxWalk) and without a division instruction.
 struct IndexWalk {
   Position origin, steps[3];
   int first_slow, first_fast;  // of the two fast digits
   Divisor<int32_t> slow, fast;
 
   CONVOPS_HOST_DEVICE IndexWalk(const IndexMap& map, int64_t first)
-      : steps{map.digits[0].step, map.digits[1].step, map.digits[2].step}, slow(map.digits[1].size), fast(map.digits[2].size) {
+      : steps{map.digits[0].step, map.digits[1].step, map.digits[2].step},
+        slow(map.digits[1].size),
+        fast(map.digits[2].size) {
     const int64_t upper = first / map.digits[2].size;
     const int64_t top = upper / map.digits[1].size;
     origin = map.origin + steps[0] * top;
@@ -159,11 +161,11 @@ CONVOPS_HOST_DEVICE inline void Conv2dGemm::select_residue(int64_t i, int64_t j)
       static_cast<int>(columns.first_output)};
   b.reduction.origin.offset = b.reduction.digits[0].step.offset / h.tap_step * rows.first_tap +
                               b.reduction.digits[1].step.offset / w.tap_step * columns.first_tap;
-  d_rows.origin.offset =
-      d_rows.digits[1].step.offset / h.stride * i + d_rows.digits[2].step.offset / w.stride * j;
+  d_rows.origin.offset = d_rows.digits[1].step.offset / h.stride * i + d_rows.digits[2].step.offset / w.stride * j;
 }
 
-// Drops the pixel where no sum of positions leaves the image (as in a 1x1 convolution without padding), and joins digits.
+// Drops the pixel where no sum of positions leaves the image (as in a 1x1 convolution without padding), and joins
+// digits.
 inline void Operand::simplify() {
   Position least = rows.origin + reduction.origin, most = least;
   for (const IndexMap* map : {&rows, &reduction}) {
@@ -215,7 +217,9 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
   // Windows over the input: forward's A, and grad_weight's transposed.
   const IndexMap windows{
       step(-h.pad_lower * input.h - w.pad_lower * input.w, -h.pad_lower, -w.pad_lower),
-      {image_of_input, {h.output, step(h.stride * input.h, h.stride)}, {w.output, step(w.stride * input.w, 0, w.stride)}}};
+      {image_of_input,
+       {h.output, step(h.stride * input.h, h.stride)},
+       {w.output, step(w.stride * input.w, 0, w.stride)}}};
   const Digit row_of_window{h.kernel, step(h.dilation * input.h, h.dilation)};
   const Digit column_of_window{w.kernel, step(w.dilation * input.w, 0, w.dilation)};
   const IndexMap output_pixels{zero, {image_of_output, {h.output, step(output.h)}, {w.output, step(output.w)}}};
@@ -246,8 +250,7 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
     }
     case Conv2dPass::grad_weight: {
       const bool fastest = geometry.weight_channels_last;
-      gemm.a = {
-          taps(fastest, channel_of_input, row_of_window, column_of_window), windows, height, width, C * input.c};
+      gemm.a = {taps(fastest, channel_of_input, row_of_window, column_of_window), windows, height, width, C * input.c};
       gemm.b = {output_filters, output_pixels, 1, 1, K * output.c};
       gemm.d_rows = taps(fastest, channel_of_weight, row_of_weight, column_of_weight);
       gemm.d_columns = weight_filters;
@@ -264,11 +267,15 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
       gemm.a = {
           {zero, {image_of_output, {1, step(output.h, 1)}, {1, step(output.w, 0, 1)}}},
           {zero, {{1, step(back_h * output.h, back_h)}, {1, step(back_w * output.w, 0, back_w)}, filter_of_output}},
-          static_cast<int>(h.output), static_cast<int>(w.output), K * output.c};
+          static_cast<int>(h.output),
+          static_cast<int>(w.output),
+          K * output.c};
       gemm.b = {
           {zero, {none, none, channel_of_weight}},
           {zero, {{1, step(gemm.h.tap_step * weight.h)}, {1, step(gemm.w.tap_step * weight.w)}, filter_of_weight}},
-          1, 1, K * weight.n};
+          1,
+          1,
+          K * weight.n};
       gemm.d_rows = {zero, {image_of_input, {1, step(h.stride * input.h)}, {1, step(w.stride * input.w)}}};
       gemm.d_columns = {zero, {none, none, channel_of_input}};
       gemm.d_group_step = C * input.c;

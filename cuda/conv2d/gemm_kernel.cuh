@@ -5,8 +5,8 @@
 // 2 * 128 * kColumns * (64 / element) flops: for 128 columns of bfloat16, 16 KB and 1 Mflop, 64 flops a byte,
 // most of the reads being hits in L2 (neighbouring blocks share a tile of A, all blocks share B).
 //
-// The loop's table of positions costs two warps a few integer divisions for each step, and spares every
-// other thread all of them.
+// Where the reduction's indices lie is worked out once for each step, by two warps, into a table in shared memory; it
+// spares all other index arithmetic but an addition and two comparisons for each copy.
 #pragma once
 
 #include "gemm_tile.cuh"
@@ -21,7 +21,7 @@ struct Conv2dGemmPointers {
   void* partials;  // (slice, group, row, column) in acc_t, where the plan has several slices
 };
 
-// Room in shared memory for a struct that has constructors.
+// Room in shared memory for a struct that has constructors, which shared variables must not.
 template <typename T>
 struct SharedStorage {
   alignas(T) unsigned char bytes[sizeof(T)];
@@ -29,7 +29,8 @@ struct SharedStorage {
   __device__ T& get() { return *reinterpret_cast<T*>(bytes); }
   __device__ void copy_by_block(const T& from) {
     static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 4 == 0);
-    for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(T) / 4); i += static_cast<int>(blockDim.x)) {
+    for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(T) / 4);
+         i += static_cast<int>(blockDim.x)) {
       reinterpret_cast<uint32_t*>(bytes)[i] = reinterpret_cast<const uint32_t*>(&from)[i];
     }
   }
@@ -40,8 +41,9 @@ struct BlockOrigin {
   int64_t row, column, group, slice;
 };
 
+// Tiles of A and B in shared memory: one being multiplied, the others on their way.
 constexpr int kStages = 4;
-// Of a line of D in shared memory.
+// Elements between the lines of D in shared memory, which spread its columns over the banks.
 constexpr int kLinePadding = 4;
 
 template <typename Engine>
@@ -94,9 +96,8 @@ __device__ void store_tile(
 }
 
 template <typename Engine, Access kAccessA, Access kAccessB>
-__global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm)
-    conv2d_implicit_gemm_kernel(
-        const __grid_constant__ Conv2dGemm problem, const Conv2dGemmPlan plan, const Conv2dGemmPointers pointers) {
+__global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
+    const __grid_constant__ Conv2dGemm problem, const Conv2dGemmPlan plan, const Conv2dGemmPointers pointers) {
   using scalar_t = typename Engine::scalar_t;
   using acc_t = typename Engine::acc_t;
   using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows>;
@@ -161,7 +162,8 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm)
 #pragma unroll 1
   for (int j = 0; j < tiles + kStages - 1; ++j) {
     copy_async_wait<kStages - 2>();
-    // Now everybody's copies of the tile to multiply have arrived, and the stage and table to be overwritten are free.
+    // Now everybody's copies of the tile to multiply have arrived, and the stage and table to be overwritten are
+    // free.
     __syncthreads();
     unsigned char* incoming = shared_storage + j % kStages * kStageBytes;
     if (j < tiles) {
@@ -206,8 +208,8 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm)
     if (bias != nullptr) bias += origin.group * plan.columns + origin.column;
     scalar_t* d = static_cast<scalar_t*>(pointers.d) + origin.group * problem.d_group_step;
     store_tile<scalar_t>(
-        engine, staged, row_offsets, column_offsets, rows_left, columns_left, plan.rows_fastest, plan.vector_store, bias,
-        d);
+        engine, staged, row_offsets, column_offsets, rows_left, columns_left, plan.rows_fastest, plan.vector_store,
+        bias, d);
   }
 }
 
@@ -227,7 +229,8 @@ __global__ void conv2d_implicit_gemm_reduce_kernel(
     if (pointers.bias != nullptr) {
       sum += static_cast<acc_t>(static_cast<const scalar_t*>(pointers.bias)[group * plan.columns + column]);
     }
-    static_cast<scalar_t*>(pointers.d)[group * gemm.d_group_step + gemm.d_rows(row).offset + gemm.d_columns(column).offset] =
+    static_cast<scalar_t*>(
+        pointers.d)[group * gemm.d_group_step + gemm.d_rows(row).offset + gemm.d_columns(column).offset] =
         static_cast<scalar_t>(sum);
   }
 }

@@ -34,12 +34,14 @@ inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& 
   switch (pass) {
     case Conv2dPass::forward:
       return {arguments.input, arguments.weight, arguments.bias, arguments.output, arguments.workspace};
-    case Conv2dPass::grad_input: return {arguments.output, arguments.weight, nullptr, arguments.input, arguments.workspace};
+    case Conv2dPass::grad_input:
+      return {arguments.output, arguments.weight, nullptr, arguments.input, arguments.workspace};
     default: return {arguments.input, arguments.output, nullptr, arguments.weight, arguments.workspace};
   }
 }
 
-// Engine<scalar_t, columns> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of their own.
+// Engine<scalar_t, columns> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of their
+// own.
 template <template <typename, int> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
 void run_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments, bool allow_wide) {
   const Conv2dGemm gemm = make_conv2d_gemm(problem);

@@ -1,4 +1,5 @@
-// How a Conv2dGemm is cut into blocks: tiles of D, and slices of a long reduction where tiles are too few to fill a GPU.
+// How a Conv2dGemm is cut into blocks: tiles of D, and slices of a long reduction where tiles are too few to fill a
+// GPU.
 #pragma once
 
 #include "gemm.cuh"
@@ -52,7 +53,8 @@ inline Conv2dGemmPlan plan_gemm(const Conv2dGemm& gemm, int64_t element_bytes, b
   plan.rows = gemm.d_rows.count();
   plan.columns = gemm.d_columns.count();
   plan.row_tiles = ceil_div(plan.rows, kTileRows);
-  // Gathered operands leave no registers for a wide tile; up to 64 columns, or the last 64 of 192, would waste half of one.
+  // Gathered operands leave no registers for a wide tile; up to 64 columns, or the last 64 of 192, would waste half
+  // of one.
   plan.tile_columns(
       allow_wide && plan.columns > 64 && (plan.columns <= 128 || plan.columns > 192) &&
       access_of(gemm.a, nullptr, element_bytes) != Access::gather &&
@@ -61,7 +63,8 @@ inline Conv2dGemmPlan plan_gemm(const Conv2dGemm& gemm, int64_t element_bytes, b
   // Two blocks for each of the 132 SMs of an H100, but no slice so short that filling the pipeline dominates it.
   constexpr int64_t kBlocksWanted = 264, kTilesPerSlice = 16;
   const int64_t tile = kTileReductionBytes / element_bytes;
-  const int64_t tiles = ceil_div(gemm.a.reduction.count(), tile), blocks_of_slice = plan.row_tiles * plan.column_tiles * gemm.groups;
+  const int64_t tiles = ceil_div(gemm.a.reduction.count(), tile);
+  const int64_t blocks_of_slice = plan.row_tiles * plan.column_tiles * gemm.groups;
   plan.slices = 1;
   plan.slice_length = kMaxWalk;
   // Residues differ in their reductions, and are many blocks as it is.

@@ -9,8 +9,8 @@
 
 namespace convops {
 
-// Byte offset of a 16-byte chunk in a tile whose rows are 64 bytes of reduction. Chunks of two rows fill the 32 banks; the
-// exclusive or spreads the same chunk of 8 rows over all of them.
+// Byte offset of a 16-byte chunk in a tile whose rows are 64 bytes of reduction. Chunks of two rows fill the 32
+// banks; the exclusive or spreads the same chunk of 8 rows over all of them.
 __device__ inline int chunk_along_reduction(int row, int chunk) {
   return row * kTileReductionBytes + ((chunk ^ (row >> 1)) & 3) * 16;
 }
@@ -21,8 +21,8 @@ __device__ inline int chunk_along_rows(int line, int chunk) {
   return line * kRows * 2 + (chunk ^ (line & 7)) * 16;
 }
 
-// The share of one thread in copying a tile: kLoads chunks. Their rows stay the same from tile to tile; the positions of
-// the reduction's indices come from a table that the block keeps in shared memory.
+// The share of one thread in copying a tile: kLoads chunks. Their rows stay the same from tile to tile; the positions
+// of the reduction's indices come from a table that the block keeps in shared memory.
 template <typename scalar_t, Access kAccess, int kRows>
 struct TileLoader {
   static constexpr int kChunk = 16 / sizeof(scalar_t);

@@ -1,4 +1,5 @@
-// The implicit matrix product without tensor cores: float32 and float64 exactly as IEEE has them, and every dtype for tests.
+// The implicit matrix product without tensor cores: float32 and float64 exactly as IEEE has them, and every dtype for
+// tests.
 #include "conv2d.cuh"
 #include "gemm_launch.cuh"
 #include "simt_engine.cuh"
@@ -22,7 +23,8 @@ void implicit_gemm_run(const Conv2dProblem& problem, const Conv2dArguments& argu
   switch (problem.dtype) {
     case DType::float32: return run_gemm<SimtEngine, float, AccessPairs<>, AlongOrGathered>(problem, arguments, false);
     case DType::float64: return run_gemm<SimtEngine, double, AccessPairs<>, AlongOrGathered>(problem, arguments, false);
-    case DType::bfloat16: return run_gemm<SimtEngine, __nv_bfloat16, AccessPairs<>, Gathered>(problem, arguments, false);
+    case DType::bfloat16:
+      return run_gemm<SimtEngine, __nv_bfloat16, AccessPairs<>, Gathered>(problem, arguments, false);
     default: return run_gemm<SimtEngine, __half, AccessPairs<>, Gathered>(problem, arguments, false);
   }
 }

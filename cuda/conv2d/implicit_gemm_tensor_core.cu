@@ -1,6 +1,6 @@
 // The implicit matrix product on tensor cores: what it takes, and where each dtype's kernels are.
-#include "conv2d.cuh"
 #include "../common/dtype.cuh"
+#include "conv2d.cuh"
 #include "gemm_plan.cuh"
 
 namespace convops {

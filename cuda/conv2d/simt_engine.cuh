@@ -1,5 +1,5 @@
-// The tile product by multiply-adds of single elements: 8 warps of 32 x kColumns / 2, and in a warp 4 x 8 lanes of
-// 8 x kColumns / 16. Per 16-byte chunk of the reduction a thread of the wide float32 tile loads 16 chunks and does 256
+// The tile product by multiply-adds of single elements: 8 warps of 32 x kColumns / 2, and in a warp 4 x 8 lanes of 8
+// x kColumns / 16. Per 16-byte chunk of the reduction a thread of the wide float32 tile loads 16 chunks and does 256
 // multiply-adds. Lanes take neighbouring rows, so that the chunks of one load lie in different banks or are the same.
 #pragma once
 

@@ -12,8 +12,8 @@ using WideHalfPairs = AccessPairs<
     AccessPair<Access::along_rows, Access::along_rows>>;           // channels_last grad_weight
 
 using NarrowHalfPairs = AccessPairs<
-    AccessPair<Access::along_reduction, Access::along_reduction>, AccessPair<Access::along_reduction, Access::along_rows>,
-    AccessPair<Access::along_rows, Access::along_rows>,
+    AccessPair<Access::along_reduction, Access::along_reduction>,
+    AccessPair<Access::along_reduction, Access::along_rows>, AccessPair<Access::along_rows, Access::along_rows>,
     AccessPair<Access::along_reduction, Access::gather>,  // channels_last images, contiguous weight
     AccessPair<Access::gather, Access::along_reduction>,  // contiguous forward and grad_weight
     AccessPair<Access::gather, Access::gather>>;

@@ -1,5 +1,5 @@
-// What follows the offsets of a max-pool: its gradient, the gather that the gradient transposes, and torch's plane indices.
-// Offsets come from users: any value is safe, and names a pixel only where it is a tap inside the image.
+// What follows the offsets of a max-pool: its gradient, the gather that the gradient transposes, and torch's plane
+// indices. Offsets come from users: any value is safe, and names a pixel only where it is a tap inside the image.
 #include "../common/dtype.cuh"
 #include "../common/launch.cuh"
 #include "../common/pooling.cuh"
@@ -9,12 +9,12 @@ namespace convops {
 
 namespace {
 
-// input(n, c, h, w) = sum of output(n, c, p, q) over the windows whose offset names (h, w), in row-major order: a gather,
-// so that no two threads write to one place. Its floor is both gradients and the offsets once each.
+// input(n, c, h, w) = sum of output(n, c, p, q) over the windows whose offset names (h, w), in row-major order: a
+// gather, so that no two threads write to one place. Its floor is both gradients and the offsets once each.
 template <typename scalar_t, typename offset_t, typename index_t, int kVector>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_kernel(
-    const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ grad_output, const offset_t* __restrict__ offsets,
-    scalar_t* __restrict__ grad_input) {
+    const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ grad_output,
+    const offset_t* __restrict__ offsets, scalar_t* __restrict__ grad_input) {
   using acc_t = accumulator_t<scalar_t>;
   using Channels = Vector<scalar_t, kVector>;
   // Alignment of int32 offsets of 8 channels need not exceed that of 16 bytes.
@@ -79,8 +79,8 @@ void launch_squares(
       blocks_for(work.work_count), kBlockThreads, 0, stream, work, grad_output, offsets, grad_input);
 }
 
-// output(n, c, p, q) = input(n, c, h, w) at the tap that the offset names; 0 where that is not a pixel. Elements are moved
-// as bits. Its floor is the offsets, the output and the 32-byte sectors of the named pixels.
+// output(n, c, p, q) = input(n, c, h, w) at the tap that the offset names; 0 where that is not a pixel. Elements are
+// moved as bits. Its floor is the offsets, the output and the 32-byte sectors of the named pixels.
 template <typename bits_t, typename offset_t, typename index_t>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_gather_kernel(
     const PoolGeometry<index_t> geometry, const bits_t* __restrict__ input, const offset_t* __restrict__ offsets,
@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_gather_kernel
   });
 }
 
-// indices(n, c, p, q) = h * W + w of the tap that the offset names, as torch numbers the pixels of a plane. An offset that is
-// no tap gives the same number on every device, hence the 64-bit axes as the user gave them.
+// indices(n, c, p, q) = h * W + w of the tap that the offset names, as torch numbers the pixels of a plane. An offset
+// that is no tap gives the same number on every device, hence the 64-bit axes as the user gave them.
 template <typename offset_t, typename index_t>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_indices_kernel(
     const PoolGeometry<index_t> geometry, const Axis rows, const Axis columns, const offset_t* __restrict__ offsets,
@@ -157,8 +157,8 @@ void run_indices(const MaxPool2dProblem& problem, const MaxPool2dArguments& argu
     using index_t = decltype(index);
     const PoolGeometry<index_t> work(problem.geometry, 0, 1);
     launch(
-        "max_pool2d", max_pool2d_direct_indices_kernel<offset_t, index_t>, blocks_for(work.work_count), kBlockThreads, 0,
-        arguments.stream, work, problem.geometry.h, problem.geometry.w, offsets, arguments.indices);
+        "max_pool2d", max_pool2d_direct_indices_kernel<offset_t, index_t>, blocks_for(work.work_count), kBlockThreads,
+        0, arguments.stream, work, problem.geometry.h, problem.geometry.w, offsets, arguments.indices);
   });
 }
 

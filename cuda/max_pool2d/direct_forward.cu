@@ -13,6 +13,9 @@ struct OffsetsOutput {
   uint8_t* bytes;
   int32_t* words;
 
+  void set(uint8_t* to) { bytes = to; }
+  void set(int32_t* to) { words = to; }
+
   template <int kVector>
   __device__ void store(int64_t at, const int32_t (&offsets)[kVector]) const {
     if (bytes != nullptr) {
@@ -28,9 +31,10 @@ struct OffsetsOutput {
   }
 };
 
-// output(n, c, p, q) = the largest pixel of the window, offsets(n, c, p, q) = its tap r * S + s. Of equal pixels the first
-// wins, a NaN wins over numbers, and a later NaN over an earlier one. A window without a pixel gives the lowest value and its
-// first tap at or behind the image's edge. Its floor is the input, the output and the offsets once each.
+// output(n, c, p, q) = the largest pixel of the window, offsets(n, c, p, q) = its tap r * S + s. Of equal pixels the
+// first wins, a NaN wins over numbers, and a later NaN over an earlier one. A window without a pixel gives the lowest
+// value and its first tap at or behind the image's edge. Its floor is the input, the output and the offsets once
+// each.
 template <typename scalar_t, typename index_t, int kVector, int kKernel>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_forward_kernel(
     const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ input, scalar_t* __restrict__ output,
@@ -68,11 +72,9 @@ void max_pool2d_direct_forward(const MaxPool2dProblem& problem, const MaxPool2dA
   const Pool2dGeometry& geometry = problem.geometry;
   OffsetsOutput offsets{};
   if (problem.pass == MaxPool2dPass::forward_with_offsets) {
-    (geometry.taps() <= kMaxByteTaps ? reinterpret_cast<void*&>(offsets.bytes) : reinterpret_cast<void*&>(offsets.words)) =
-        arguments.offsets;
+    dispatch_offsets(geometry, arguments.offsets, [&](auto* to) { offsets.set(to); });
   }
-  const bool aligned =
-      is_aligned(arguments.input) && is_aligned(arguments.output) && is_aligned(offsets.bytes);
+  const bool aligned = is_aligned(arguments.input) && is_aligned(arguments.output) && is_aligned(offsets.bytes);
   dispatch_all("max_pool2d", problem.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     dispatch_pool<scalar_t>(geometry, aligned, [&](auto index, auto vector) {

@@ -13,7 +13,8 @@ struct Maximum {
   value_t value;
   int32_t tap;
 
-  // Threads see taps out of order, so the rule of the direct kernel in terms of taps: of NaNs the last, else of equals the first.
+  // Threads see taps out of order, so the rule of the direct kernel in terms of taps: of NaNs the last, else of
+  // equals the first.
   __device__ static Maximum combine(const Maximum& a, const Maximum& b) {
     const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
     if (a_nan || b_nan) return b_nan && (!a_nan || b.tap > a.tap) ? b : a;
@@ -43,12 +44,7 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_global_forward_kerne
 
 }  // namespace
 
-bool max_pool2d_global_supports(const MaxPool2dProblem& problem) {
-  return (problem.pass == MaxPool2dPass::forward || problem.pass == MaxPool2dPass::forward_with_offsets) &&
-         is_global(problem.geometry);
-}
-
-void max_pool2d_global_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
+void max_pool2d_global_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
   const Pool2dGeometry& geometry = problem.geometry;
   const PlaneGeometry planes{geometry.N * geometry.C, geometry.C, geometry.h.input * geometry.w.input};
   const bool saves = problem.pass == MaxPool2dPass::forward_with_offsets, bytes = geometry.taps() <= kMaxByteTaps;
@@ -56,8 +52,8 @@ void max_pool2d_global_run(const MaxPool2dProblem& problem, const MaxPool2dArgum
     using scalar_t = typename decltype(tag)::type;
     dispatch_planes(planes, geometry.channels_last, [&](auto lanes, auto channels_last, int64_t blocks) {
       launch(
-          "max_pool2d", max_pool2d_global_forward_kernel<scalar_t, lanes.value, channels_last.value>, blocks, kBlockThreads,
-          0, arguments.stream, planes, static_cast<const scalar_t*>(arguments.input),
+          "max_pool2d", max_pool2d_global_forward_kernel<scalar_t, lanes.value, channels_last.value>, blocks,
+          kBlockThreads, 0, arguments.stream, planes, static_cast<const scalar_t*>(arguments.input),
           static_cast<scalar_t*>(arguments.output), saves && bytes ? static_cast<uint8_t*>(arguments.offsets) : nullptr,
           saves && !bytes ? static_cast<int32_t*>(arguments.offsets) : nullptr);
     });

@@ -1,15 +1,13 @@
-// The algorithms of max-pooling on CUDA, one per .cu file, and the rule that they share.
+// The algorithms of max-pooling on CUDA, by pass, and the rule that they share.
 #pragma once
 
 #include "common/algorithm.h"
 
 namespace convops {
 
-bool max_pool2d_global_supports(const MaxPool2dProblem& problem);
-void max_pool2d_global_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
-bool max_pool2d_direct_supports(const MaxPool2dProblem& problem);
-void max_pool2d_direct_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+void max_pool2d_global_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
 void max_pool2d_direct_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+// The passes that follow saved offsets: grad_input, gather, indices.
 void max_pool2d_direct_backward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
 
 // Offsets as bytes or as int32: calls function(offset_t*).

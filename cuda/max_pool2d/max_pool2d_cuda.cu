@@ -4,29 +4,26 @@
 #include "max_pool2d.cuh"
 
 namespace convops {
+namespace {
+
+using Kernel = void (*)(const MaxPool2dProblem&, const MaxPool2dArguments&);
+
+// The forward passes have algorithms to choose from; those that follow saved offsets have one.
+template <Kernel kForward>
+void run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
+  const bool forward = problem.pass == MaxPool2dPass::forward || problem.pass == MaxPool2dPass::forward_with_offsets;
+  (forward ? kForward : max_pool2d_direct_backward)(problem, arguments);
+}
+
+}  // namespace
 
 std::span<const MaxPool2dAlgorithm> max_pool2d_cuda_algorithms() {
   static constexpr std::array<MaxPool2dAlgorithm, 2> kAlgorithms{{
-      {"global", max_pool2d_global_supports, nullptr, max_pool2d_global_run},
-      {"direct", max_pool2d_direct_supports, nullptr, max_pool2d_direct_run},
+      {"global", [](const MaxPool2dProblem& problem) { return problem.geometry.is_global(); }, nullptr,
+       run<max_pool2d_global_forward>},
+      {"direct", [](const MaxPool2dProblem&) { return true; }, nullptr, run<max_pool2d_direct_forward>},
   }};
   return kAlgorithms;
-}
-
-bool max_pool2d_direct_supports(const MaxPool2dProblem& problem) {
-  switch (problem.pass) {
-    case MaxPool2dPass::grad_input:
-    case MaxPool2dPass::gather: return is_floating(problem.dtype);
-    default: return true;
-  }
-}
-
-void max_pool2d_direct_run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
-  switch (problem.pass) {
-    case MaxPool2dPass::forward:
-    case MaxPool2dPass::forward_with_offsets: return max_pool2d_direct_forward(problem, arguments);
-    default: return max_pool2d_direct_backward(problem, arguments);
-  }
 }
 
 }  // namespace convops

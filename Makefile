@@ -1,0 +1,43 @@
+# From a bare clone: `make demo` or `make test` set up everything they need; a second call sets up nothing again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+NATIVE := $(shell find csrc cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+LIBRARY := torch_convops/libtorch_convops.so
+
+.PHONY: demo test lint build check clean
+
+# Trains the ANN and the CNN on generated pictures and prints the comparison.
+demo: $(VENV)/installed $(LIBRARY)
+	$(BIN)/convops train --model ann --model cnn --fresh --out runs/demo
+
+test: $(VENV)/installed $(LIBRARY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/mypy
+
+# gradcheck of every operator on this machine's devices.
+check: $(VENV)/installed $(LIBRARY)
+	$(BIN)/convops check
+
+build: $(LIBRARY)
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# ninja compiles only what changed.
+$(LIBRARY): $(NATIVE) setup.py | $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build dist runs $(LIBRARY) *.egg-info

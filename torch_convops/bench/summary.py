@@ -1,0 +1,38 @@
+"""Many measurements in few numbers."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .measure import Measurement
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Ratios (torch's time over ours) of one family, format and pass."""
+
+    family: str
+    format: str
+    pass_: str
+    rows: int
+    geomean: float
+    worst: float
+    worst_row: str
+
+
+def summarize(measurements: Iterable[Measurement]) -> list[Summary]:
+    """One summary per operator family, memory format and pass."""
+
+    def key(m: Measurement) -> tuple[str, str, str]:
+        return m.family, m.format, m.pass_
+
+    summaries = []
+    for (family, format_, pass_), group in itertools.groupby(sorted(measurements, key=key), key):
+        members = list(group)
+        worst = min(members, key=lambda m: m.ratio)
+        geomean = statistics.geometric_mean(m.ratio for m in members)
+        summaries.append(Summary(family, format_, pass_, len(members), geomean, worst.ratio, worst.row))
+    return summaries
