@@ -75,8 +75,6 @@ def write_ninja(build: Path) -> None:
     defines = f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} -DNDEBUG"
     if nvcc:
         defines += " -DCONVOPS_CUDA -DUSE_CUDA"
-        cuda_root = Path(nvcc).resolve().parent.parent
-        includes += f" -isystem {cuda_root / 'include'}"
     about = {
         "CONVOPS_BUILD_TORCH": torch.__version__,
         "CONVOPS_BUILD_CUDA": archs if nvcc else "",
@@ -103,7 +101,8 @@ def write_ninja(build: Path) -> None:
         "  deps = gcc",
         "  description = CUDA $out",
         "rule link",
-        "  command = $cxx -shared -o $out $in $libs",
+        # nvcc adds the static CUDA runtime, with which the library also loads where no CUDA is installed.
+        f"  command = {'$nvcc -cudart static -ccbin $cxx' if nvcc else '$cxx'} -shared -o $out $in $libs",
         "  description = LINK $out",
     ]
     objects: list[str] = []
@@ -125,9 +124,7 @@ def write_ninja(build: Path) -> None:
         for source in sorted((ROOT / "cuda").rglob("*.cu")):
             compile_file("nvcc", source)
     torch_libraries = " ".join(f"-L{path}" for path in cpp_extension.library_paths()) + " -ltorch_cpu -lc10"
-    # The static runtime: the library then also loads where no CUDA is installed.
-    cuda_libraries = f" -L{cuda_root / 'lib64'} -lcudart_static -ldl -lrt -lpthread" if nvcc else ""
-    lines += [f"build {build / LIBRARY}: link {' '.join(objects)}", f"  libs = {torch_libraries}{cuda_libraries}"]
+    lines += [f"build {build / LIBRARY}: link {' '.join(objects)}", f"  libs = {torch_libraries}"]
     (build / "build.ninja").write_text("\n".join(lines) + "\n")
 
 

@@ -180,8 +180,8 @@ def max_pool2d(
     """Values, in the dtype of ``input``, and int64 plane indices: ``(N, C, H, W)`` to two ``(N, C, P, Q)``.
 
     Of equal maxima the first in row-major order is picked. A NaN beats every number and later NaNs beat earlier ones.
-    Taps outside the image take no part, so a window of -inf picks its first tap inside the image. Dilation can step over
-    the whole image: such a window has the lowest value of the dtype and the index -1.
+    Taps outside the image take no part, so a window of -inf picks its first tap inside the image. Dilation can step
+    over the whole image: such a window has the lowest value of the dtype and the index -1.
     """
     x = torch.as_tensor(input).detach().cpu()
     N, C = x.shape[:2]

@@ -15,7 +15,7 @@ void global_avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* in
   const int64_t pixels = g.h.input * g.w.input;
   const acc_t divisor = acc_t(problem.divisor.at(g, 0, 0));
   if (!g.channels_last) {
-    parallel_for(g.N * g.C, [&](int64_t begin, int64_t end) {
+    parallel_for(g.N * g.C, g.input_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t plane = begin; plane < end; ++plane) {
         output[plane] = narrow<scalar_t>(plane_sum(input + plane * pixels, pixels) / divisor);
       }
@@ -50,7 +50,7 @@ void global_avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t*
   const int64_t pixels = g.h.input * g.w.input;
   const acc_t divisor = acc_t(problem.divisor.at(g, 0, 0));
   if (!g.channels_last) {
-    parallel_for(g.N * g.C, [&](int64_t begin, int64_t end) {
+    parallel_for(g.N * g.C, g.input_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t plane = begin; plane < end; ++plane) {
         std::fill_n(grad_input + plane * pixels, pixels, narrow<scalar_t>(widen(grad_output[plane]) / divisor));
       }

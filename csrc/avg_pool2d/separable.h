@@ -62,49 +62,50 @@ void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, sc
   const auto make_state = [&] {
     return State{Scratch<acc_t>(ring_slots * pitch), Scratch<acc_t>(pitch), {g.w, acc_t(0)}, RowRing(ring_slots), {}};
   };
-  parallel_strips(g.N * planes * chunks, P, make_state, [&](State& state, int64_t strip, int64_t p0, int64_t p1) {
-    const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
-    const scalar_t* image = input + plane * H * W * pixel;
-    const auto make = [&](int64_t h, int64_t slot) {
-      acc_t* to = state.sums.data() + slot * pitch;
-      if (!g.channels_last) {
-        state.row.set(image + h * W);
-        for (int64_t q = 0; q < Q; q += lanes) {
-          Vector<acc_t> sum{};
-          for (int64_t s = 0; s < S; ++s) sum += load(state.row.tap(s) + q);
-          store(to + q, sum);
+  parallel_strips(
+      g.N * planes * chunks, P, g.input_numel(), make_state, [&](State& state, int64_t strip, int64_t p0, int64_t p1) {
+        const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
+        const scalar_t* image = input + plane * H * W * pixel;
+        const auto make = [&](int64_t h, int64_t slot) {
+          acc_t* to = state.sums.data() + slot * pitch;
+          if (!g.channels_last) {
+            state.row.set(image + h * W);
+            for (int64_t q = 0; q < Q; q += lanes) {
+              Vector<acc_t> sum{};
+              for (int64_t s = 0; s < S; ++s) sum += load(state.row.tap(s) + q);
+              store(to + q, sum);
+            }
+            return;
+          }
+          for (int64_t q = q0; q < q1; ++q, to += C) {
+            const Window& window = column_windows[q];
+            const scalar_t* from = image + (h * W + window.start) * C;
+            for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
+              Vector<acc_t> sum{};
+              for (int64_t s = window.first; s < window.last; ++s) sum += load_partial(from + s * C + channel, count);
+              store(to + channel, sum);
+            });
+          }
+        };
+        state.ring.clear();
+        int64_t counted_rows = -1;
+        for (int64_t p = p0; p < p1; ++p) {
+          const Window& window = row_windows[p];
+          state.slots.clear();
+          for (int64_t r = window.first; r < window.last; ++r) {
+            state.slots.push_back(state.sums.data() + state.ring.slot(window.start + r, make) * pitch);
+          }
+          if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
+            counted_rows = count;
+            for (int64_t q = q0; q < q1; ++q) {
+              std::fill_n(state.divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
+            }
+          }
+          sum_rows(
+              state.slots, (q1 - q0) * pixel, output + ((plane * P + p) * Q + q0) * pixel,
+              [&](Vector<acc_t> sum, int64_t i) { return sum / load(state.divisors.data() + i); });
         }
-        return;
-      }
-      for (int64_t q = q0; q < q1; ++q, to += C) {
-        const Window& window = column_windows[q];
-        const scalar_t* from = image + (h * W + window.start) * C;
-        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
-          Vector<acc_t> sum{};
-          for (int64_t s = window.first; s < window.last; ++s) sum += load_partial(from + s * C + channel, count);
-          store(to + channel, sum);
-        });
-      }
-    };
-    state.ring.clear();
-    int64_t counted_rows = -1;
-    for (int64_t p = p0; p < p1; ++p) {
-      const Window& window = row_windows[p];
-      state.slots.clear();
-      for (int64_t r = window.first; r < window.last; ++r) {
-        state.slots.push_back(state.sums.data() + state.ring.slot(window.start + r, make) * pitch);
-      }
-      if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
-        counted_rows = count;
-        for (int64_t q = q0; q < q1; ++q) {
-          std::fill_n(state.divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
-        }
-      }
-      sum_rows(
-          state.slots, (q1 - q0) * pixel, output + ((plane * P + p) * Q + q0) * pixel,
-          [&](Vector<acc_t> sum, int64_t i) { return sum / load(state.divisors.data() + i); });
-    }
-  });
+      });
 }
 
 // Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. Contiguous rows
@@ -194,7 +195,7 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
         {},
         -1};
   };
-  parallel_strips(planes, H, make_state, [&](State& state, int64_t plane, int64_t h0, int64_t h1) {
+  parallel_strips(planes, H, g.input_numel(), make_state, [&](State& state, int64_t plane, int64_t h0, int64_t h1) {
     const scalar_t* from = grad_output + plane * P * length;
     const auto make = [&](int64_t p, int64_t slot) {
       if (const int64_t count = problem.divisor.counted(g.h, p); count != state.counted_rows) {

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <string_view>
 
 #ifdef __linux__
@@ -10,9 +11,14 @@
 
 namespace convops {
 
-void parallel_ranges(int64_t count, RangeFunction function, void* context) {
-  if (count == 1) return function(0, 1, context);
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, 1, function, context));
+void parallel_ranges(int64_t count, int64_t work, RangeFunction function, void* context) {
+  constexpr int64_t kLeastWork = 32768;  // as torch's own kernels
+  if (count == 1 || work < 2 * kLeastWork) {
+    if (count > 0) function(0, count, context);
+    return;
+  }
+  const int64_t items = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(kLeastWork) * count / work));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, items, function, context));
 }
 
 int64_t thread_count() {

@@ -11,16 +11,17 @@ namespace convops {
 
 using RangeFunction = void (*)(int64_t begin, int64_t end, void* context);
 
-// Runs ranges of [0, count) on torch's thread pool.
-void parallel_ranges(int64_t count, RangeFunction function, void* context);
+// Runs ranges of [0, count) on torch's thread pool; `work` is what the whole costs, in elements touched or multiplied.
+// Too little of it is not worth waking a thread for.
+void parallel_ranges(int64_t count, int64_t work, RangeFunction function, void* context);
 int64_t thread_count();
 
 // body(begin, end) over [0, count); the ranges depend on the number of threads, so the result of an item must not
 // depend on which range it falls in.
 template <typename Body>
-inline void parallel_for(int64_t count, const Body& body) {
+inline void parallel_for(int64_t count, int64_t work, const Body& body) {
   parallel_ranges(
-      count, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      count, work, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<Body*>(&body));
 }
 

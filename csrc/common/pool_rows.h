@@ -40,30 +40,43 @@ class RowRing {
 };
 
 // A row of a plane, padded to every column that a window reads and sorted by column modulo the stride, so that tap s
-// of all windows is one contiguous stretch.
+// of all windows is one contiguous stretch. Where dilation puts the taps far apart each tap is copied out by itself.
 template <typename acc_t>
 class StridedRow {
  public:
   StridedRow(const Axis& axis, acc_t padding)
       : axis_(axis),
-        pitch_(
-            round_up(ceil_div((axis.output - 1) * axis.stride + axis.extent(), axis.stride), kLanes<acc_t>) +
-            kLanes<acc_t>),
-        columns_(std::min(axis.stride, axis.extent()) * pitch_) {
-    std::fill_n(columns_.data(), std::min(axis.stride, axis.extent()) * pitch_, padding);
-    for (int64_t s = 0; s < axis.kernel; ++s) taps_.push_back(column(s * axis.dilation));
+        remainders_(std::min(axis.stride, axis.extent())),
+        // Two more than the outputs and what a window spans beyond its stride.
+        pitch_(round_up(axis.output + axis.extent() / axis.stride + 2, kLanes<acc_t>) + kLanes<acc_t>),
+        far_taps_(axis.extent() > 2 * axis.input + axis.kernel),
+        tap_pitch_(round_up(axis.output, kLanes<acc_t>)),
+        size_(far_taps_ ? axis.kernel * tap_pitch_ : remainders_ * pitch_),
+        columns_(size_) {
+    std::fill_n(columns_.data(), size_, padding);
+    for (int64_t s = 0; s < axis.kernel; ++s) {
+      taps_.push_back(far_taps_ ? columns_.data() + s * tap_pitch_ : column(s * axis.dilation));
+    }
   }
 
   // Fills in the columns inside the image; the padding stays.
   template <typename scalar_t>
   void set(const scalar_t* row) {
     constexpr int lanes = kLanes<acc_t>;
-    const int64_t read = std::min(axis_.input, (axis_.output - 1) * axis_.stride + axis_.extent() - axis_.pad_lower);
+    const int64_t reach = (axis_.output - 1) * axis_.stride + axis_.extent() - axis_.pad_lower;
+    const int64_t read = std::min(axis_.input, reach);
     int64_t w = 0;
-    if (axis_.stride == 1) {
+    if (far_taps_) {
+      for (int64_t s = 0; s < axis_.kernel; ++s) {
+        for (int64_t q = 0; q < axis_.output; ++q) {
+          const int64_t from = axis_.start(q) + s * axis_.dilation;
+          if (from >= 0 && from < axis_.input) columns_[s * tap_pitch_ + q] = widen(row[from]);
+        }
+      }
+    } else if (axis_.stride == 1) {
       acc_t* to = columns_.data() + axis_.pad_lower;
       for (; w < read; w += lanes) store_partial(to + w, load_partial(row + w, read - w), read - w);
-    } else if (axis_.stride == 2 && axis_.extent() >= 2) {
+    } else if (axis_.stride == 2 && remainders_ == 2) {
       acc_t* even = column(axis_.pad_lower);
       acc_t* odd = column(axis_.pad_lower + 1);
       for (; w + 2 * lanes <= read; w += 2 * lanes) {
@@ -75,7 +88,7 @@ class StridedRow {
     } else {
       int64_t remainder = axis_.pad_lower % axis_.stride, index = axis_.pad_lower / axis_.stride;
       for (; w < read; ++w) {
-        if (remainder < axis_.extent()) columns_[remainder * pitch_ + index] = widen(row[w]);
+        if (remainder < remainders_) columns_[remainder * pitch_ + index] = widen(row[w]);
         if (++remainder == axis_.stride) {
           remainder = 0;
           ++index;
@@ -91,7 +104,9 @@ class StridedRow {
   acc_t* column(int64_t padded) { return columns_.data() + padded % axis_.stride * pitch_ + padded / axis_.stride; }
 
   const Axis& axis_;
-  int64_t pitch_;
+  int64_t remainders_, pitch_;
+  bool far_taps_;
+  int64_t tap_pitch_, size_;
   Scratch<acc_t> columns_;
   std::vector<const acc_t*> taps_;
 };
@@ -115,13 +130,13 @@ CONVOPS_INLINE void for_each_vector(int64_t length, const Body& body) {
   if (i < length) body(i, length - i);
 }
 
-// Cuts the rows of `strips` independent strips into tasks: body(state, strip, first row, last row), where make_state()
-// is called once for all the tasks that run one after another. Whole strips while there are enough of them, since
-// neighbouring tasks reduce the rows that both read twice.
+// Cuts the rows of `strips` independent strips, `work` in all, into tasks: body(state, strip, first row, last row),
+// where make_state() is called once for all the tasks that run one after another. Whole strips while there are enough
+// of them, since neighbouring tasks reduce the rows that both read twice.
 template <typename MakeState, typename Body>
-inline void parallel_strips(int64_t strips, int64_t rows, const MakeState& make_state, const Body& body) {
+inline void parallel_strips(int64_t strips, int64_t rows, int64_t work, const MakeState& make_state, const Body& body) {
   const int64_t parts = std::clamp<int64_t>(ceil_div(4 * thread_count(), strips), 1, ceil_div(rows, 8));
-  parallel_for(strips * parts, [&](int64_t begin, int64_t end) {
+  parallel_for(strips * parts, work, [&](int64_t begin, int64_t end) {
     auto state = make_state();
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task % parts;
@@ -137,7 +152,7 @@ inline void for_each_channel_block(const Pool2dGeometry& g, const Body& body) {
   constexpr int64_t kLeast = 64;
   const int64_t blocks = std::clamp<int64_t>(ceil_div(2 * thread_count(), g.N), 1, ceil_div(g.C, kLeast));
   const int64_t width = round_up(ceil_div(g.C, blocks), kLeast), count = ceil_div(g.C, width);
-  parallel_for(g.N * count, [&](int64_t begin, int64_t end) {
+  parallel_for(g.N * count, g.input_numel(), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % count * width;
       body(task / count, first, std::min(width, g.C - first));
@@ -156,7 +171,7 @@ template <typename scalar_t, typename Body>
 inline void for_each_window(const Pool2dGeometry& g, const scalar_t* input, const Body& body) {
   const int64_t P = g.h.output, Q = g.w.output, C = g.C;
   const auto row_windows = windows_of(g.h), column_windows = windows_of(g.w);
-  parallel_for(g.N * P, [&](int64_t begin, int64_t end) {
+  parallel_for(g.N * P, g.input_numel(), [&](int64_t begin, int64_t end) {
     std::vector<WindowTap> taps;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / P;

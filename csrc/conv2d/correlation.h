@@ -7,6 +7,7 @@
 // step in h / stride is one step in p. No zero is ever stuffed between pixels or multiplied.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -26,6 +27,19 @@ struct CorrelationAxis {
 
   // Number of base positions i that phase 0, the longest, has.
   int64_t positions() const { return ceil_div(target, target_step); }
+
+  // About how many sources `count` neighbouring base positions read.
+  int64_t sources(int64_t count) const {
+    int64_t first = INT64_MAX, last = INT64_MIN, taps = 0;
+    for (const auto& phase : phases) {
+      for (const AxisTap& tap : phase) {
+        first = std::min(first, tap.offset);
+        last = std::max(last, tap.offset);
+        ++taps;
+      }
+    }
+    return taps == 0 ? 0 : std::min({(count - 1) * source_step + last - first + 1, taps * count, source + taps});
+  }
 };
 
 inline CorrelationAxis forward_axis(const Axis& axis) {
@@ -47,6 +61,13 @@ inline CorrelationAxis grad_input_axis(const Axis& axis) {
       result.phases[phase].push_back({k, (phase + axis.pad_lower - k * axis.dilation) / axis.stride, 0});
   }
   return result;
+}
+
+// Multiplications of a pass, the measure of its work; saturates.
+inline int64_t multiplications(const Conv2dGeometry& g) {
+  const double count = static_cast<double>(g.output_numel()) * static_cast<double>(g.channels_per_group()) *
+                       static_cast<double>(g.h.kernel * g.w.kernel);
+  return count < 1e18 ? static_cast<int64_t>(count) : int64_t(1e18);
 }
 
 struct Correlation {

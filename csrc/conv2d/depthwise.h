@@ -23,7 +23,7 @@ void pack_plane(
   for (const int64_t h : rows.source) {
     for (const int32_t slot : columns.padding_slots) packed[slot] = 0;
     const scalar_t* from = plane + h * axis.source + columns.source_begin;
-    if (axis.source_step == 1 && stretch > 0) {
+    if (columns.in_order && stretch > 0) {
       for (int64_t w = 0; w < stretch; w += lanes)
         store_partial(packed + slot_of[0] + w, load_partial(from + w, stretch - w), stretch - w);
     } else {
@@ -65,7 +65,8 @@ void accumulate_rows(const WeightedRow<T>* rows, int64_t row_count, int64_t coun
 // Forward and grad_input (see correlation.h) of contiguous images.
 template <typename scalar_t>
 void depthwise_planes(
-    const Correlation& c, const scalar_t* source, const scalar_t* weight, const scalar_t* bias, scalar_t* target) {
+    const Correlation& c, int64_t work, const scalar_t* source, const scalar_t* weight, const scalar_t* bias,
+    scalar_t* target) {
   using acc_t = Compute<scalar_t>;
   constexpr int64_t chunk = 8 * kLanes<acc_t>;
   const int64_t source_plane = c.h.source * c.w.source;
@@ -73,7 +74,7 @@ void depthwise_planes(
   const TileRows rows(c.h, 0, c.h.positions());
   const TileColumns columns(c.w, 0, c.w.positions());
   const int64_t packed_plane = static_cast<int64_t>(rows.source.size()) * columns.slots;
-  parallel_for(c.N * c.groups, [&](int64_t begin, int64_t end) {
+  parallel_for(c.N * c.groups, work, [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> packed(c.source_channels * packed_plane), sums(ceil_div(c.w.positions(), chunk) * chunk),
         row(c.w.target);
     std::vector<WeightedRow<acc_t>> weighted;
@@ -150,7 +151,7 @@ void correlate_rows(
 
 template <typename scalar_t>
 void depthwise_planes_grad_weight(
-    const Correlation& c, const scalar_t* input, const scalar_t* grad_output, scalar_t* grad_weight) {
+    const Correlation& c, int64_t work, const scalar_t* input, const scalar_t* grad_output, scalar_t* grad_weight) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t R = c.h.kernel, S = c.w.kernel, K = c.target_channels;
@@ -162,7 +163,7 @@ void depthwise_planes_grad_weight(
     for (int64_t t = 0; t < run.taps; ++t) tap_slots.push_back(run.slot + t);
   }
   // One task a channel: it sums over images in order.
-  parallel_for(c.groups, [&](int64_t begin, int64_t end) {
+  parallel_for(c.groups, work, [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> packed(static_cast<int64_t>(rows.source.size()) * columns.slots), gradient(target_plane),
         sums(K * R * S), plane_sums(S);
     std::vector<const acc_t*> tap_rows(c.h.target);
@@ -241,14 +242,15 @@ CONVOPS_INLINE void depthwise_pixels(
 
 template <typename scalar_t>
 void depthwise_channels(
-    const Correlation& c, const scalar_t* source, const scalar_t* weight, const scalar_t* bias, scalar_t* target) {
+    const Correlation& c, int64_t work, const scalar_t* source, const scalar_t* weight, const scalar_t* bias,
+    scalar_t* target) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   constexpr int kPixels = 8;
   const int64_t C = c.groups, S = c.w.kernel;
   const Scratch<acc_t> filters(c.h.kernel * S * C);
   pack_filters(c, weight, filters.data());
-  parallel_for(c.N * c.h.target, [&](int64_t begin, int64_t end) {
+  parallel_for(c.N * c.h.target, work, [&](int64_t begin, int64_t end) {
     std::vector<const scalar_t*> tap_rows(c.h.kernel);
     std::vector<int64_t> row_taps(c.h.kernel);
     std::vector<AxisTap> inside;
@@ -324,7 +326,7 @@ void correlate_channels(
 
 template <typename scalar_t>
 void depthwise_channels_grad_weight(
-    const Correlation& c, const scalar_t* input, const scalar_t* grad_output, scalar_t* grad_weight) {
+    const Correlation& c, int64_t work, const scalar_t* input, const scalar_t* grad_output, scalar_t* grad_weight) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t C = c.groups, R = c.h.kernel, S = c.w.kernel, Q = c.w.target;
@@ -333,7 +335,7 @@ void depthwise_channels_grad_weight(
   const Scratch<acc_t> sums(std::max<int64_t>(slices, 1) * size);
   std::fill_n(sums.data(), std::max<int64_t>(slices, 1) * size, acc_t(0));
   const auto& taps = c.w.phases[0];
-  parallel_for(slices, [&](int64_t begin, int64_t end) {
+  parallel_for(slices, work, [&](int64_t begin, int64_t end) {
     for (int64_t slice = begin; slice < end; ++slice) {
       for (int64_t item = slice * items / slices; item < (slice + 1) * items / slices; ++item) {
         const int64_t n = item / c.h.target, p = item % c.h.target;
@@ -396,15 +398,18 @@ void depthwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   order_taps(c.h);
   order_taps(c.w);
   const bool last = c.channels_last;
+  const int64_t work = multiplications(problem.geometry);
   switch (problem.pass) {
     case Conv2dPass::forward:
-      return (
-          last ? depthwise_channels<scalar_t>
-               : depthwise_planes<scalar_t>)(c, input, weight, static_cast<const scalar_t*>(arguments.bias), output);
+      return (last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>)(c, work, input, weight,
+                                                                                static_cast<const scalar_t*>(
+                                                                                    arguments.bias),
+                                                                                output);
     case Conv2dPass::grad_input:
-      return (last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>)(c, output, weight, nullptr, input);
+      return (last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>)(c, work, output, weight, nullptr,
+                                                                                input);
     default:
-      return (last ? depthwise_channels_grad_weight<scalar_t> : depthwise_planes_grad_weight<scalar_t>)(c, input,
+      return (last ? depthwise_channels_grad_weight<scalar_t> : depthwise_planes_grad_weight<scalar_t>)(c, work, input,
                                                                                                         output, weight);
   }
 }

@@ -19,7 +19,7 @@ void grad_bias(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   const auto to = static_cast<scalar_t*>(arguments.bias);
   const int64_t K = g.K, plane = g.h.output * g.w.output;
   if (!g.channels_last) {
-    parallel_for(K, [&](int64_t begin, int64_t end) {
+    parallel_for(K, g.output_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         acc_t sum = 0;
         // A sum a plane, then a sum of those, keeps the rounding error of long sums down.
@@ -31,7 +31,7 @@ void grad_bias(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   }
   const int64_t pixels = g.N * plane, slices = std::clamp<int64_t>(pixels / 64, 1, 64);
   const Scratch<acc_t> sums(slices * K);
-  parallel_for(slices, [&](int64_t begin, int64_t end) {
+  parallel_for(slices, g.output_numel(), [&](int64_t begin, int64_t end) {
     for (int64_t slice = begin; slice < end; ++slice) {
       acc_t* sum = sums.data() + slice * K;
       std::fill_n(sum, K, acc_t(0));

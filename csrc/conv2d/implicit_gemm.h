@@ -24,27 +24,14 @@ struct Tiling {
 
 inline Tiling choose_tiling(const Correlation& c, int64_t bytes_per_slot) {
   const int64_t I = c.h.positions(), J = c.w.positions();
-  const auto span = [](const CorrelationAxis& axis) {
-    int64_t first = 0, last = 0;
-    for (const auto& phase : axis.phases) {
-      for (const AxisTap& tap : phase) {
-        first = std::min(first, tap.offset);
-        last = std::max(last, tap.offset);
-      }
-    }
-    return last - first + 1;
-  };
-  const int64_t row_span = span(c.h), column_span = span(c.w);
   const auto bytes = [&](int64_t rows, int64_t columns) {
-    const int64_t h = std::min(c.h.source, (rows - 1) * c.h.source_step + row_span);
-    const int64_t w = (columns - 1) * c.w.source_step + column_span;
-    return h * w * bytes_per_slot;
+    return c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
   };
   Tiling t{I, J, 1, 1};
   while (t.rows > 1 && bytes(t.rows, t.columns) > kTileBytes) t.rows = ceil_div(t.rows, 2);
   while (t.columns > 2 * kMaxScalars && bytes(t.rows, t.columns) > kTileBytes) t.columns = ceil_div(t.columns, 2);
   // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
-  while (c.N * c.groups * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * row_span && t.rows > 4) {
+  while (c.N * c.groups * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4) {
     t.rows = ceil_div(t.rows, 2);
   }
   t.row_tiles = ceil_div(I, t.rows);
@@ -93,7 +80,7 @@ void correlate(
 
   const Scratch<acc_t> panels(c.groups * target_blocks * layout.size);
   const Scratch<acc_t> init(c.groups * target_blocks * block);
-  parallel_for(c.groups * target_blocks, [&](int64_t begin, int64_t end) {
+  parallel_for(c.groups * target_blocks, c.groups * target_blocks * layout.size, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / target_blocks, first = i % target_blocks * block;
       acc_t* panel = panels.data() + i * layout.size;
@@ -107,10 +94,10 @@ void correlate(
   });
 
   const Tiling t = choose_tiling(c, channels.padded() * sizeof(acc_t));
-  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles;
+  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles, work = multiplications(problem.geometry);
   // Few tiles: let several tasks pack the same tile and share out its target blocks.
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
-  parallel_for(tiles * shares, [&](int64_t begin, int64_t end) {
+  parallel_for(tiles * shares, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, tile = task / shares;
       const int64_t column_tile = tile % t.column_tiles, row_tile = tile / t.column_tiles % t.row_tiles;
@@ -268,9 +255,9 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
                 slabs = ceil_div(target_blocks, slab);  // blocks that share a packed tile
   const int64_t slot_bytes = (channels.padded() + slab * block) * sizeof(acc_t);
   constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20;
-  while (t.rows > 1 && t.rows * c.h.source_step * t.columns * c.w.source_step * slot_bytes > kTileBytes)
-    t.rows = ceil_div(t.rows, 2);
-  while (t.columns > 64 && t.columns * c.w.source_step * slot_bytes > kTileBytes) t.columns = ceil_div(t.columns, 2);
+  const auto bytes = [&] { return c.h.sources(t.rows) * c.w.sources(t.columns) * slot_bytes; };
+  while (t.rows > 1 && bytes() > kTileBytes) t.rows = ceil_div(t.rows, 2);
+  while (t.columns > 64 && bytes() > kTileBytes) t.columns = ceil_div(t.columns, 2);
   while (t.rows > 8 && c.N * ceil_div(c.h.positions(), t.rows) < kTasks) t.rows = ceil_div(t.rows, 2);
   t.row_tiles = ceil_div(c.h.positions(), t.rows);
   t.column_tiles = ceil_div(c.w.positions(), t.columns);
@@ -280,7 +267,8 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t slices = std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices}));
 
   const Scratch<acc_t> panels(slices * panel_count * layout.size);
-  parallel_for(slices * c.groups * slabs, [&](int64_t begin, int64_t end) {
+  const int64_t work = multiplications(geometry);
+  parallel_for(slices * c.groups * slabs, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab_index = task % slabs, group = task / slabs % c.groups, slice = task / (slabs * c.groups);
       const int64_t k0 = slab_index * slab, k1 = std::min(k0 + slab, target_blocks);
@@ -332,7 +320,7 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
     }
   });
 
-  parallel_for(panel_count, [&](int64_t begin, int64_t end) {
+  parallel_for(panel_count, slices * panel_count * layout.size, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       acc_t* sum = panels.data() + i * layout.size;
       for (int64_t slice = 1; slice < slices; ++slice) {

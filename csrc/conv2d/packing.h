@@ -35,40 +35,48 @@ struct ColumnRun {
 // The packed columns of the targets at base positions [begin, begin + count).
 struct TileColumns {
   TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count) : begin(begin), count(count) {
-    struct Remainder {
-      int64_t value, first, last, slot;
+    // Stretches of neighbouring columns of one remainder. Taps so far apart that their stretches do not meet, as with
+    // a large dilation, get stretches of their own, so that nothing unread is packed in between.
+    struct Stretch {
+      int64_t remainder, first, last, slot;
     };
-    std::vector<Remainder> remainders;
-    const auto find = [&](int64_t offset) -> Remainder& {
-      const int64_t value = floor_mod(offset, axis.source_step), position = floor_div(offset, axis.source_step);
-      for (Remainder& r : remainders) {
-        if (r.value == value) return r;
-      }
-      remainders.push_back({value, position, position, 0});
-      return remainders.back();
+    std::vector<Stretch> stretches;
+    const auto place = [&](int64_t offset) {
+      return std::pair(floor_mod(offset, axis.source_step), floor_div(offset, axis.source_step));
     };
+    std::vector<std::pair<int64_t, int64_t>> places;
     for (const auto& phase : axis.phases) {
-      for (const AxisTap& tap : phase) {
-        Remainder& r = find(tap.offset);
-        r.first = std::min(r.first, floor_div(tap.offset, axis.source_step));
-        r.last = std::max(r.last, floor_div(tap.offset, axis.source_step));
+      for (const AxisTap& tap : phase) places.push_back(place(tap.offset));
+    }
+    std::sort(places.begin(), places.end());
+    for (const auto& [remainder, position] : places) {
+      if (!stretches.empty() && stretches.back().remainder == remainder && position <= stretches.back().last + count) {
+        stretches.back().last = position;
+      } else {
+        stretches.push_back({remainder, position, position, 0});
       }
     }
-    for (Remainder& r : remainders) {
-      r.slot = slots;
-      slots += r.last - r.first + count;
+    for (Stretch& stretch : stretches) {
+      stretch.slot = slots;
+      slots += stretch.last - stretch.first + count;
     }
+    const auto slot_of = [&](int64_t offset) {
+      const auto [remainder, position] = place(offset);
+      const Stretch* stretch = stretches.data();
+      while (stretch->remainder != remainder || position > stretch->last) ++stretch;
+      return stretch->slot + position - stretch->first;
+    };
     source_begin = axis.source;
-    for (const Remainder& r : remainders) {
-      source_begin = std::min(source_begin, std::max<int64_t>(0, (begin + r.first) * axis.source_step + r.value));
-      source_end =
-          std::max(source_end, std::min(axis.source, (begin + count - 1 + r.last) * axis.source_step + r.value + 1));
+    for (const Stretch& r : stretches) {
+      source_begin = std::min(source_begin, std::max<int64_t>(0, (begin + r.first) * axis.source_step + r.remainder));
+      source_end = std::max(
+          source_end, std::min(axis.source, (begin + count - 1 + r.last) * axis.source_step + r.remainder + 1));
     }
     source_begin = std::min(source_begin, source_end);
     slot_of_source.assign(source_end - source_begin, -1);
-    for (const Remainder& r : remainders) {
+    for (const Stretch& r : stretches) {
       for (int64_t i = 0; i < r.last - r.first + count; ++i) {
-        const int64_t column = (begin + r.first + i) * axis.source_step + r.value;
+        const int64_t column = (begin + r.first + i) * axis.source_step + r.remainder;
         if (column >= 0 && column < axis.source) {
           slot_of_source[column - source_begin] = static_cast<int32_t>(r.slot + i);
         } else {
@@ -76,11 +84,11 @@ struct TileColumns {
         }
       }
     }
+    in_order = axis.source_step == 1 && stretches.size() == 1;
     for (const auto& phase : axis.phases) {
       std::vector<ColumnRun> phase_runs;
       for (const AxisTap& tap : phase) {
-        const Remainder& r = find(tap.offset);
-        const int64_t slot = r.slot + floor_div(tap.offset, axis.source_step) - r.first;
+        const int64_t slot = slot_of(tap.offset);
         if (!phase_runs.empty() && phase_runs.back().slot + phase_runs.back().taps == slot) {
           ++phase_runs.back().taps;
         } else {
@@ -96,6 +104,7 @@ struct TileColumns {
   int64_t source_begin = 0, source_end = 0;
   std::vector<int32_t> slot_of_source;  // of the columns [source_begin, source_end); -1: not read
   std::vector<int32_t> padding_slots;
+  bool in_order = false;                     // neighbouring columns have neighbouring slots
   std::vector<std::vector<ColumnRun>> runs;  // by phase
 };
 
@@ -181,7 +190,7 @@ void pack_source(
   const int64_t stretch = columns.source_end - columns.source_begin;
   const int32_t* slot_of = columns.slot_of_source.data();
   // Whole rows of a channels_last image are already in packed order when no column is skipped or reordered.
-  const bool verbatim = c.channels_last && blocks.count == 1 && c.groups == 1 && c.w.source_step == 1;
+  const bool verbatim = c.channels_last && blocks.count == 1 && c.groups == 1 && columns.in_order;
   for (int64_t block = 0; block < blocks.count; ++block) {
     const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
     for (const int64_t h : rows.source) {

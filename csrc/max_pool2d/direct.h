@@ -60,7 +60,7 @@ void direct_max_pool_grad_input(
     return holders;
   };
   const auto rows = holders_of(g.h), columns = holders_of(g.w);
-  parallel_for(g.N * H, [&](int64_t begin, int64_t end) {
+  parallel_for(g.N * H, g.input_numel(), [&](int64_t begin, int64_t end) {
     std::vector<WindowTap> taps;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / H;

@@ -47,7 +47,7 @@ void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
   using Offset = LaneInt<acc_t>;
   const int64_t pixels = g.h.input * g.w.input, C = g.C;
   if (!g.channels_last) {
-    parallel_for(g.N * C, [&](int64_t begin, int64_t end) {
+    parallel_for(g.N * C, g.input_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t plane = begin; plane < end; ++plane) {
         const auto [value, offset] = plane_maximum<scalar_t, kOffsets>(input + plane * pixels, pixels);
         output[plane] = narrow<scalar_t>(value);

@@ -73,7 +73,7 @@ void max_pool_grad_input(
   constexpr bool kDirect = std::is_same_v<scalar_t, acc_t>;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
   const ChannelRanges ranges(g, kDirect ? 4 * thread_count() : g.N * ceil_div(C, 16));
-  parallel_for(g.N * ranges.count, [&](int64_t begin, int64_t end) {
+  parallel_for(g.N * ranges.count, g.input_numel(), [&](int64_t begin, int64_t end) {
     const Route<offset_t> route(g);
     // Half types add in float and round once.
     const Scratch<acc_t> plane(kDirect ? 0 : H * W * ranges.width);
@@ -125,7 +125,7 @@ void max_pool_grad_input(
 template <typename Visit>
 void for_each_output(const Pool2dGeometry& g, const Visit& visit) {
   const int64_t P = g.h.output, Q = g.w.output, C = g.C, plane = g.h.input * g.w.input;
-  parallel_for(g.N * (g.channels_last ? P : C), [&](int64_t begin, int64_t end) {
+  parallel_for(g.N * (g.channels_last ? P : C), g.output_numel(), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       if (g.channels_last) {
         const int64_t n = task / P, p = task % P;

@@ -114,7 +114,7 @@ void max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
     MaximumStrip<scalar_t, offset_t, kOffsets> strip;
   };
   const auto make_state = [&] { return State{{g.w, kLowest<scalar_t>}, {g.h, row_windows, S, Q}}; };
-  parallel_strips(g.N * g.C, P, make_state, [&](State& state, int64_t plane, int64_t p0, int64_t p1) {
+  parallel_strips(g.N * g.C, P, g.input_numel(), make_state, [&](State& state, int64_t plane, int64_t p0, int64_t p1) {
     auto& rows = state.strip.rows;
     const auto make = [&](int64_t h, int64_t slot) {
       state.row.set(input + (plane * H + h) * W);
@@ -141,26 +141,27 @@ void max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, scalar_t*
   const int64_t chunk = std::clamp<int64_t>(kRingBytes / column_bytes, 1, Q), chunks = ceil_div(Q, chunk);
   using Strip = MaximumStrip<scalar_t, offset_t, kOffsets>;
   const auto make_state = [&] { return Strip(g.h, row_windows, g.w.kernel, chunk * C); };
-  parallel_strips(g.N * chunks, P, make_state, [&](Strip& state, int64_t strip, int64_t p0, int64_t p1) {
-    const int64_t n = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
-    const auto make = [&](int64_t h, int64_t slot) {
-      for (int64_t q = q0; q < q1; ++q) {
-        const Window& window = column_windows[q];
-        const int64_t at = slot * state.rows.pitch + (q - q0) * C, step = g.w.dilation * C;
-        const scalar_t* pixel = input + ((n * H + h) * W + window.start) * C;
-        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
-          Maximum<acc_t, kOffsets> maximum;
-          maximum.start(broadcast<acc_t>(kLowest<scalar_t>), broadcast<Offset>(window.first));
-          for (int64_t s = window.first; s < window.last; ++s) {
-            maximum.take(load_partial(pixel + s * step + channel, count), broadcast<Offset>(s));
+  parallel_strips(
+      g.N * chunks, P, g.input_numel(), make_state, [&](Strip& state, int64_t strip, int64_t p0, int64_t p1) {
+        const int64_t n = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
+        const auto make = [&](int64_t h, int64_t slot) {
+          for (int64_t q = q0; q < q1; ++q) {
+            const Window& window = column_windows[q];
+            const int64_t at = slot * state.rows.pitch + (q - q0) * C, step = g.w.dilation * C;
+            const scalar_t* pixel = input + ((n * H + h) * W + window.start) * C;
+            for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
+              Maximum<acc_t, kOffsets> maximum;
+              maximum.start(broadcast<acc_t>(kLowest<scalar_t>), broadcast<Offset>(window.first));
+              for (int64_t s = window.first; s < window.last; ++s) {
+                maximum.take(load_partial(pixel + s * step + channel, count), broadcast<Offset>(s));
+              }
+              state.rows.put(at + channel, maximum);
+            });
           }
-          state.rows.put(at + channel, maximum);
-        });
-      }
-    };
-    const int64_t base = (n * P * Q + q0) * C;
-    state.pool(p0, p1, (q1 - q0) * C, make, output + base, kOffsets ? offsets + base : nullptr, Q * C);
-  });
+        };
+        const int64_t base = (n * P * Q + q0) * C;
+        state.pool(p0, p1, (q1 - q0) * C, make, output + base, kOffsets ? offsets + base : nullptr, Q * C);
+      });
 }
 
 template <typename scalar_t, typename offset_t, bool kOffsets>

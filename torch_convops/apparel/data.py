@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
-from torchvision.transforms import functional as transforms  # type: ignore[import-untyped]
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import functional as transforms
 
 IMAGE_SIZE = 128
 SPLITS = ("train", "validation", "test")

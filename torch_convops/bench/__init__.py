@@ -1,7 +1,7 @@
 """Times the operators against torch's: rows to measure, one measurement, and what the machine could do at most."""
 
 from .ceilings import Ceilings, measure_ceilings
-from .measure import Measurement, WrongResultError, measure
+from .measure import Measurement, UnsupportedError, WrongResultError, measure
 from .overhead import Overhead, measure_overhead
 from .rows import FORMATS, PASSES, Row, rows
 from .summary import Summary, summarize
@@ -14,6 +14,7 @@ __all__ = [
     "Overhead",
     "Row",
     "Summary",
+    "UnsupportedError",
     "WrongResultError",
     "measure",
     "measure_ceilings",

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from .rows import Operands, Row
 from .timing import best_algorithms_of_torch, paired_times, timer
 
+T = TypeVar("T")
 Function = Callable[..., torch.Tensor]
 Results = tuple[torch.Tensor, ...]
 
 # Largest difference, relative to the largest value, of sums in another order that are rounded to the dtype.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 TF32_TOLERANCE = 4e-3
+UNSUPPORTED = "does not support this problem"  # how an operator refuses an algorithm that was asked for
 _LEAF = {"grad_input": 0, "grad_weight": 1}
 
 
 class WrongResultError(Exception):
     """A result differs from torch's and from that in float64."""
+
+
+class UnsupportedError(Exception):
+    """The algorithm that was asked for does not do this pass."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ def measure(
 
     Raises:
         WrongResultError: the result is neither torch's nor that of torch in float64.
+        UnsupportedError: ``algorithm`` cannot do this.
     """
     if pass_ not in row.passes:
         raise ValueError(f"pass_ must be one of {', '.join(map(repr, row.passes))} for {row.name!r}, got {pass_!r}")
@@ -89,8 +97,9 @@ def measure(
     operands = row.operands(dtype, device, format)
     our_function = function or forward
     with best_algorithms_of_torch(device):
-        ours, theirs = _call(our_function, pass_, operands), _call(row.reference, pass_, operands)
-        error, checked_against = _check(row, pass_, operands, ours(), theirs())
+        ours = _supported(lambda: _call(our_function, pass_, operands))
+        theirs = _call(row.reference, pass_, operands)
+        error, checked_against = _check(row, pass_, operands, _supported(ours), theirs())
         times = paired_times(timer(device), ours, theirs, seconds, repeats)
     saved = [_saved_bytes(f, operands) if pass_ == "training" else None for f in (our_function, row.reference)]
     return Measurement(
@@ -114,6 +123,15 @@ def measure(
         saved_bytes=saved[0],
         torch_saved_bytes=saved[1],
     )
+
+
+def _supported(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (RuntimeError, ValueError) as error:
+        if UNSUPPORTED in str(error):
+            raise UnsupportedError(str(error)) from None
+        raise
 
 
 def _call(function: Function, pass_: str, operands: Operands) -> Callable[[], Results]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,14 +23,14 @@ class Summary:
 
 
 def summarize(measurements: Iterable[Measurement]) -> list[Summary]:
-    """One summary per operator family, memory format and pass."""
-
-    def key(m: Measurement) -> tuple[str, str, str]:
-        return m.family, m.format, m.pass_
-
+    """One summary per operator family, memory format and pass; then those of all families together."""
+    groups: dict[tuple[str, str, str], list[Measurement]] = {}
+    measurements = list(measurements)
+    for family_of in (lambda m: m.family, lambda _: "all"):
+        for m in measurements:
+            groups.setdefault((family_of(m), m.format, m.pass_), []).append(m)
     summaries = []
-    for (family, format_, pass_), group in itertools.groupby(sorted(measurements, key=key), key):
-        members = list(group)
+    for (family, format_, pass_), members in groups.items():
         worst = min(members, key=lambda m: m.ratio)
         geomean = statistics.geometric_mean(m.ratio for m in members)
         summaries.append(Summary(family, format_, pass_, len(members), geomean, worst.ratio, worst.row))

@@ -32,7 +32,7 @@ class CudaTimer:
 
     FLUSH_BYTES = 256 << 20  # several times the largest L2
     # Cycles that keep the stream busy until the host has enqueued the call; its own time is measured by overhead().
-    HEAD_START = 400_000
+    HEAD_START = 1_000_000
 
     def __init__(self) -> None:
         self._flush = torch.empty(self.FLUSH_BYTES, dtype=torch.int8, device="cuda")

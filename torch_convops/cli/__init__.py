@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 
-import click
+try:
+    import click
+except ImportError:
+    raise SystemExit("convops needs more than the library does: run `pip install 'torch_convops[cli]'`") from None
 
 # Subcommand, its line in the help; the module of the same name has the click command ``command``.
 COMMANDS = {

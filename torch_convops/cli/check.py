@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 import torch
 import torch.nn.functional as F
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.autograd import gradcheck, gradgradcheck
 
 from .. import _library, algorithms, avg_pool2d, build_info, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
-from ..bench.measure import relative_error, tolerance
+from ..bench.measure import UNSUPPORTED, relative_error, tolerance
+from ._tables import make_console, print_table
 from .info import NO_DEVICE, OPERATORS
 
 FORMATS = ("nchw", "channels_last", "strided")  # strided: every second value of a larger tensor
 OK, NOT_APPLICABLE = "ok", "n/a"
-UNSUPPORTED = "does not support this problem"  # how an operator refuses an algorithm that was asked for
 
 ops: Any = torch.ops.torch_convops
 Tensors = tuple[torch.Tensor, ...]
@@ -280,16 +283,20 @@ def check(case: Case, algorithm: str, device: str, quick: bool = False) -> list[
 
     Derivatives are checked where the algorithm has float64. Where not, its values are, in each dtype that it has.
     """
-    verdicts = []
     template = Verdict(case.operator, case.name, algorithm, device)
+    verdicts = []
     for format_ in case.formats:
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             verdict = replace(template, format=format_, dtype=str(dtype).removeprefix("torch."))
-            verdict = _check_values(case, verdict, dtype)
-            if verdict.applies:
-                verdicts.append(_check_derivatives(case, verdict, quick) if dtype is torch.float64 else verdict)
-            if verdict.applies and dtype is torch.float64:
-                break
+            with _one_thread() if quick else nullcontext():
+                verdict = _check_values(case, verdict, dtype)
+            if not verdict.applies:
+                continue
+            if dtype is not torch.float64:
+                verdicts.append(verdict)
+                continue
+            verdicts.append(_check_derivatives(case, verdict, quick))
+            break
     return verdicts or [template]
 
 
@@ -327,14 +334,27 @@ def _check_derivatives(case: Case, verdict: Verdict, quick: bool) -> Verdict:
         return case.function(*leaves, algorithm=verdict.algorithm)
 
     # fast_mode compares one random direction in place of every entry of the Jacobian.
-    return replace(
-        verdict,
-        gradcheck=_outcome(lambda: gradcheck(function, leaves, fast_mode=quick)),
-        gradgradcheck=_outcome(lambda: gradgradcheck(function, leaves, fast_mode=True, check_fwd_over_rev=True)),
-        forward_mode=_outcome(
-            lambda: gradcheck(function, leaves, fast_mode=quick, check_forward_ad=True, check_backward_ad=False)
-        ),
-    )
+    with _one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's forward mode warns about its own imports
+        return replace(
+            verdict,
+            gradcheck=_outcome(lambda: gradcheck(function, leaves, fast_mode=quick)),
+            gradgradcheck=_outcome(lambda: gradgradcheck(function, leaves, fast_mode=True, check_fwd_over_rev=True)),
+            forward_mode=_outcome(
+                lambda: gradcheck(function, leaves, fast_mode=quick, check_forward_ad=True, check_backward_ad=False)
+            ),
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For thousands of calls on tiny tensors: on a busy machine, each would wait for its threads to be scheduled."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _outcome(check: Callable[[], object]) -> str:
@@ -368,14 +388,14 @@ def check_all(device: str, quick: bool, progress: Callable[[list[Any]], Iterable
 
 @click.command()
 @click.option("--device", type=click.Choice(["cpu", "cuda", "all"]), default="all", show_default=True)
-@click.option("--quick", is_flag=True, help="Differentiate in one random direction, not along every entry.")
+@click.option("--quick", is_flag=True, help="One thread, and derivatives along one random direction.")
 def command(device: str, quick: bool) -> None:
-    """Check the operators against the reference on this machine.
+    """Check the operators against torch on this machine.
 
     Compares values and gradients with torch's in float64, and derivatives of first and second order, backward and
     forward, with finite differences: for every operator, mode, memory format and algorithm. Exits with 1 if one fails.
     """
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     start = time.perf_counter()
     verdicts: list[Verdict] = []
     for name in _devices(device):
@@ -384,7 +404,7 @@ def command(device: str, quick: bool) -> None:
             return track(jobs, f"checking on {name}", console=Console(stderr=True), transient=True)
 
         verdicts += check_all(name, quick, progress)
-    console.print(_table(verdicts))
+    print_table(console, _table(verdicts))
     failures = [verdict for verdict in verdicts if verdict.failed]
     for verdict in failures:
         where = f"{verdict.operator}, {verdict.case}, {verdict.algorithm}, {verdict.device}, {verdict.format}"
@@ -412,7 +432,8 @@ def _devices(wanted: str) -> list[str]:
 
 
 def _table(verdicts: list[Verdict]) -> Table:
-    table = Table(title="Operators against torch.nn.functional in float64 and finite differences")
+    title = "Operators against torch.nn.functional in float64 and finite differences"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("operator", "case", "algorithm", "device", "format", "dtype"):
         table.add_column(heading)
     table.add_column("value error", justify="right")

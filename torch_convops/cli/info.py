@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from .. import _library, algorithms, build_info
 from ..bench.machine import cpu_model, cuda_devices, versions
+from ._tables import make_console, print_table
 
 OPERATORS = ("conv2d", "max_pool2d", "avg_pool2d")  # those with a choice of algorithms
 NO_DEVICE = "no CUDA device"
@@ -22,12 +22,11 @@ NO_DEVICE = "no CUDA device"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Show versions, devices and the operators of the compiled library."""
-    console = Console(highlight=False, markup=False)
     facts = _facts()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        console.print(_table(facts))
+        print_table(make_console(), _table(facts))
 
 
 def _facts() -> dict[str, Any]:
@@ -57,7 +56,7 @@ def _table(facts: dict[str, Any]) -> Table:
     cpu, cuda = facts["cpu"], facts["cuda"]
     table = Table(title="torch_convops", show_header=False)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table.add_column()
     for name, version in facts["versions"].items():
         table.add_row(name, version)
     table.add_row("library", facts["library"])

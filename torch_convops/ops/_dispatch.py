@@ -138,13 +138,27 @@ def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
     return tensor.dim() - (dim is not None)
 
 
+class Function(torch.autograd.Function):
+    """An autograd.Function that is called with :meth:`call`."""
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """``apply`` without binding the arguments to forward's signature, which costs more than the call itself.
+
+        They are always given in full and in order; torch.func's transforms take the way of ``apply``.
+        """
+        if torch._C._are_functorch_transforms_active():
+            return cls.apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
 class Map(Protocol):
     """A linear map between tensors and its transpose, both fixed by an optional tensor of integers."""
 
     def __call__(self, tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool) -> torch.Tensor: ...
 
 
-class LinearMap(torch.autograd.Function):
+class LinearMap(Function):
     """Applies a linear map of images; its backward applies the transpose, its jvp the map itself: every order works."""
 
     @staticmethod
@@ -161,12 +175,12 @@ class LinearMap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (fixed,) = ctx.saved_tensors
-        return LinearMap.apply(grad, fixed, not ctx.transposed, ctx.map), None, None, None
+        return LinearMap.call(grad, fixed, not ctx.transposed, ctx.map), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:  # type: ignore[override]
         (fixed,) = ctx.saved_tensors
-        return LinearMap.apply(tangent, fixed, ctx.transposed, ctx.map)
+        return LinearMap.call(tangent, fixed, ctx.transposed, ctx.map)
 
     @staticmethod
     def vmap(
@@ -174,7 +188,7 @@ class LinearMap(torch.autograd.Function):
     ) -> tuple[torch.Tensor, int]:
         folded = fold_into_batch(tensor, in_dims[0], info.batch_size)
         folded_fixed = None if fixed is None else fold_into_batch(fixed, in_dims[1], info.batch_size)
-        result = LinearMap.apply(folded, folded_fixed, transposed, map_)
+        result = LinearMap.call(folded, folded_fixed, transposed, map_)
         return unfold_from_batch(result, info.batch_size, sample_rank(tensor, in_dims[0])), 0
 
 

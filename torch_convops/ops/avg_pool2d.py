@@ -82,7 +82,7 @@ def _differentiable(
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     averaging = Averaging(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
-    return LinearMap.apply(input, None, False, averaging)
+    return LinearMap.call(input, None, False, averaging)
 
 
 # --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
@@ -94,7 +94,7 @@ def _grad_input_differentiable(
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     averaging = Averaging(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
-    return LinearMap.apply(grad_output, None, True, averaging)
+    return LinearMap.call(grad_output, None, True, averaging)
 
 
 library.impl("avg_pool2d", _differentiable, "Autograd")

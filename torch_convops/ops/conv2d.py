@@ -46,7 +46,7 @@ def _call(computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.
     )
 
 
-class Contraction(torch.autograd.Function):
+class Contraction(dispatch.Function):
     """One pass of a convolution. The passes are the derivatives of one trilinear form, so the gradient of each with
     respect to an operand is the pass that computes that operand: all orders of differentiation close on these three."""
 
@@ -73,13 +73,13 @@ class Contraction(torch.autograd.Function):
 
         def derivative(slot: int) -> torch.Tensor:
             a, b = _OPERANDS[slot]
-            return Contraction.apply(values[a], values[b], None, slot, ctx.parameters)
+            return Contraction.call(values[a], values[b], None, slot, ctx.parameters)
 
         needs = ctx.needs_input_grad
         return (
             derivative(first_slot) if needs[0] else None,
             derivative(second_slot) if needs[1] else None,
-            BiasGradient.apply(grad) if needs[2] else None,
+            BiasGradient.call(grad) if needs[2] else None,
             None,
             None,
         )
@@ -89,14 +89,14 @@ class Contraction(torch.autograd.Function):
         first, second = ctx.saved_tensors
         tangent = None
         if first_tangent is not None:
-            tangent = Contraction.apply(first_tangent, second, bias_tangent, ctx.computed, ctx.parameters)
+            tangent = Contraction.call(first_tangent, second, bias_tangent, ctx.computed, ctx.parameters)
             bias_tangent = None
         if second_tangent is not None:
-            other = Contraction.apply(first, second_tangent, bias_tangent, ctx.computed, ctx.parameters)
+            other = Contraction.call(first, second_tangent, bias_tangent, ctx.computed, ctx.parameters)
             bias_tangent = None
             tangent = other if tangent is None else tangent + other
         if bias_tangent is not None:  # only the bias has a tangent
-            tangent = Contraction.apply(torch.zeros_like(first), second, bias_tangent, ctx.computed, ctx.parameters)
+            tangent = Contraction.call(torch.zeros_like(first), second, bias_tangent, ctx.computed, ctx.parameters)
         assert tangent is not None
         return tangent
 
@@ -111,7 +111,7 @@ class Contraction(torch.autograd.Function):
         image_rank = next(dispatch.sample_rank(tensor, dim) for slot, tensor, dim in operands if slot != WEIGHT)
         bias_dim = in_dims[2] if bias is not None else None
         if computed != WEIGHT and in_dims[1] is None and bias_dim is None:
-            folded = Contraction.apply(dispatch.fold_into_batch(first, in_dims[0], size), second, bias, computed, p)
+            folded = Contraction.call(dispatch.fold_into_batch(first, in_dims[0], size), second, bias, computed, p)
             return dispatch.unfold_from_batch(folded, size, image_rank), 0
 
         def into_groups(slot: int, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
@@ -122,7 +122,7 @@ class Contraction(torch.autograd.Function):
         grouped_bias = None
         if bias is not None:
             grouped_bias = (bias.expand(size, -1) if bias_dim is None else bias.movedim(bias_dim, 0)).flatten()
-        result = Contraction.apply(
+        result = Contraction.call(
             *(into_groups(*operand) for operand in operands), grouped_bias, computed, p._replace(groups=p.groups * size)
         )
         if computed == WEIGHT or image_rank == 3:
@@ -130,7 +130,7 @@ class Contraction(torch.autograd.Function):
         return result.unflatten(1, (size, -1)), 1
 
 
-class BiasGradient(torch.autograd.Function):
+class BiasGradient(dispatch.Function):
     """Sums grad_output over all but channels; its transpose expands, which torch does without a copy."""
 
     @staticmethod
@@ -148,12 +148,12 @@ class BiasGradient(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return BiasGradient.apply(tangent)
+        return BiasGradient.call(tangent)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], grad_output: torch.Tensor) -> tuple[torch.Tensor, int]:
         moved = grad_output.movedim(in_dims[0], -4)
-        return BiasGradient.apply(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
+        return BiasGradient.call(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
 
 
 def _format_of(tensor: torch.Tensor) -> torch.memory_format:
@@ -241,7 +241,7 @@ def _differentiable(
         stride, padding, dilation, groups, tuple(input.shape[-2:]), tuple(weight.shape[-2:]),
         _format_of(input), _format_of(weight), allow_tf32, algorithm,
     )  # fmt: skip
-    return Contraction.apply(input, weight, bias, OUTPUT, p)
+    return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
 def choice(
@@ -279,7 +279,7 @@ def _grad_input_differentiable(
         stride, padding, dilation, groups, input_size, tuple(weight.shape[-2:]), memory_format or _format_of(grad_output),
         _format_of(weight), allow_tf32, algorithm,
     )  # fmt: skip
-    return Contraction.apply(grad_output, weight, None, INPUT, p)
+    return Contraction.call(grad_output, weight, None, INPUT, p)
 
 
 def _grad_weight_differentiable(
@@ -290,12 +290,12 @@ def _grad_weight_differentiable(
         stride, padding, dilation, groups, tuple(input.shape[-2:]), kernel_size, _format_of(input),
         memory_format or torch.contiguous_format, allow_tf32, algorithm,
     )  # fmt: skip
-    return Contraction.apply(grad_output, input, None, WEIGHT, p)
+    return Contraction.call(grad_output, input, None, WEIGHT, p)
 
 
 library.impl("conv2d_grad_input", _grad_input_differentiable, "Autograd")
 library.impl("conv2d_grad_weight", _grad_weight_differentiable, "Autograd")
-library.impl("conv2d_grad_bias", lambda grad_output: BiasGradient.apply(grad_output), "Autograd")
+library.impl("conv2d_grad_bias", lambda grad_output: BiasGradient.call(grad_output), "Autograd")
 
 
 def _conv2d_autocast(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ class Routing(NamedTuple):
         return ops.max_pool2d_gather.default(tensor, offsets, *self.window, algorithm=self.algorithm)
 
 
-class MaxPool(torch.autograd.Function):
+class MaxPool(dispatch.Function):
     """Values and window offsets. Only the offsets are saved: one byte an output."""
 
     @staticmethod
@@ -46,19 +46,19 @@ class MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:  # type: ignore[override]
         (offsets,) = ctx.saved_tensors
-        return None if grad is None else LinearMap.apply(grad, offsets, True, ctx.routing), None
+        return None if grad is None else LinearMap.call(grad, offsets, True, ctx.routing), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:  # type: ignore[override]
         (offsets,) = ctx.saved_tensors
-        return LinearMap.apply(tangent, offsets, False, ctx.routing), None
+        return LinearMap.call(tangent, offsets, False, ctx.routing), None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], input: torch.Tensor, routing: Routing
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, int]]:
         rank = dispatch.sample_rank(input, in_dims[0])
-        results = MaxPool.apply(dispatch.fold_into_batch(input, in_dims[0], info.batch_size), routing)
+        results = MaxPool.call(dispatch.fold_into_batch(input, in_dims[0], info.batch_size), routing)
         return tuple(dispatch.unfold_from_batch(t, info.batch_size, rank) for t in results), (0, 0)
 
 
@@ -128,7 +128,7 @@ def _with_offsets_differentiable(
     routing = Routing(
         tuple(input.shape[-2:]), (kernel_size, stride, padding, dilation, ceil_mode), dispatch.memory_format(dispatch.is_channels_last(input)), algorithm
     )
-    output, offsets = MaxPool.apply(input, routing)
+    output, offsets = MaxPool.call(input, routing)
     return output, offsets
 
 
@@ -148,7 +148,7 @@ def _grad_input_differentiable(
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, dilation, ceil_mode)
     routing = Routing(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
-    return LinearMap.apply(grad_output, offsets, True, routing)
+    return LinearMap.call(grad_output, offsets, True, routing)
 
 
 def _gather_differentiable(
@@ -157,7 +157,7 @@ def _gather_differentiable(
 ) -> torch.Tensor:  # fmt: skip
     window = (kernel_size, stride, padding, dilation, ceil_mode)
     routing = Routing(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
-    return LinearMap.apply(input, offsets, False, routing)
+    return LinearMap.call(input, offsets, False, routing)
 
 
 library.impl("max_pool2d", _values_differentiable, "Autograd")

@@ -1,0 +1,421 @@
+"""Derivatives of every order and kind: gradcheck, gradgradcheck, forward mode and torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DEVICES, algorithm_params, assert_close, exact, random
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+import torch_convops
+from torch_convops import avg_pool2d, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+
+ops = torch.ops.torch_convops
+random64 = partial(random, dtype=torch.float64)
+FORMATS = ("contiguous", "channels_last")
+
+
+def check(function: Callable[..., Any], *inputs: torch.Tensor) -> None:
+    """First and second order, reverse and forward mode, one by one and batched, against finite differences.
+
+    Fast mode compares one random projection of each Jacobian, in which a wrong entry shows as surely as in itself.
+    """
+    batched = {"check_batched_grad": True, "fast_mode": True}
+    assert gradcheck(function, inputs, check_forward_ad=True, check_batched_forward_grad=True, **batched)
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, **batched)
+
+
+def spread(*shape: int, device: str, layout: str = "contiguous") -> torch.Tensor:
+    """Distinct values with gaps, so that finite differences never change which one is the maximum."""
+    count = torch.Size(shape).numel()
+    values = (torch.randperm(count).double() / count).reshape(shape).to(device)
+    if layout == "channels_last" and len(shape) == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    return values.requires_grad_()
+
+
+def with_auto(operator: str) -> list[tuple[str, str]]:
+    """Every algorithm, and "auto", whose passes may each take another."""
+    return [*((device, "auto") for device in DEVICES), *algorithm_params(operator)]
+
+
+CONVOLUTIONS = {
+    "dense": ((2, 2, 4, 3), (3, 2, 3, 2), {"padding": ((1, 0), (2, 1))}),
+    "strided": ((1, 2, 5, 4), (2, 2, 2, 3), {"stride": (2, 3), "padding": 1}),
+    "dilated": ((1, 2, 5, 4), (2, 2, 2, 2), {"dilation": (2, 1), "padding": "same"}),
+    "same_strided": ((1, 1, 5, 4), (2, 1, 3, 2), {"stride": 2, "padding": "same_lower"}),
+    "full": ((1, 2, 3, 2), (1, 2, 2, 3), {"padding": "full"}),
+    "pointwise": ((2, 3, 2, 2), (2, 3, 1, 1), {}),
+    "grouped": ((1, 4, 3, 3), (2, 2, 2, 2), {"groups": 2}),
+    "depthwise": ((1, 3, 4, 3), (3, 1, 3, 2), {"groups": 3, "padding": 1}),
+    "multiplier": ((1, 2, 3, 3), (4, 1, 2, 2), {"groups": 2, "stride": 2, "padding": "same"}),
+    "unbatched": ((2, 4, 3), (2, 2, 3, 2), {"padding": 1}),
+}
+
+
+def supports(function: Callable[[], Any]) -> bool:
+    """Whether a forced algorithm takes a problem; any other error is raised."""
+    try:
+        function()
+    except (ValueError, RuntimeError) as error:
+        if "does not support this problem" not in str(error):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("conv2d"))
+def test_conv2d(device: str, algorithm: str, layout: str) -> None:
+    ran = 0
+    for name, (input_size, weight_size, options) in CONVOLUTIONS.items():
+        x, w = (random64(*size, device=device, layout=layout, grad=True) for size in (input_size, weight_size))
+        b = random64(weight_size[0], device=device, grad=True)
+        run = partial(conv2d, **options, algorithm=algorithm)
+
+        # Every pass takes part in a second derivative, so every pass must support the problem.
+        def every_pass(run: Any = run, x: Any = x, w: Any = w, b: Any = b) -> None:
+            run(x, w, b).sum().backward()
+
+        if not supports(every_pass):
+            continue
+        ran += 1
+        check(run, x, w, b)
+        if name == "dense":
+            check(run, x, w)
+    assert ran or algorithm == "reduction", "the algorithm was never exercised"
+
+
+@pytest.mark.parametrize("name", ["same_strided", "unbatched"])
+def test_conv2d_in_full(device: str, name: str) -> None:
+    """Every entry of the Jacobians, on the smallest problems."""
+    input_size, weight_size, options = CONVOLUTIONS[name]
+    x, w = (random64(*size, device=device, grad=True) for size in (input_size, weight_size))
+    b = random64(weight_size[0], device=device, grad=True)
+    assert gradcheck(partial(conv2d, **options), (x, w, b), check_forward_ad=True)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_conv2d_internal_operators(device: str, layout: str) -> None:
+    """torch.ops.* under autograd, the gradients' own operators included."""
+    x, w = (random64(*size, device=device, layout=layout, grad=True) for size in ((1, 4, 4, 3), (4, 2, 2, 3)))
+    window = ([2, 1], [1, 0, 1, 2], [1, 1], 2)
+    dy = random64(*ops.conv2d(x, w, None, *window).shape, device=device, layout=layout, grad=True)
+    check(lambda x, w: ops.conv2d(x, w, None, *window), x, w)
+    check(lambda dy, w: ops.conv2d_grad_input(dy, w, [4, 3], *window), dy, w)
+    check(lambda dy, x: ops.conv2d_grad_weight(dy, x, [2, 3], *window), dy, x)
+    check(ops.conv2d_grad_bias, dy)
+    check(ops.conv2d_grad_bias, random64(3, 2, 2, device=device, grad=True))
+
+
+POOLINGS = {
+    "plain": ((2, 2, 4, 5), {"kernel_size": 2}),
+    "overlapping": ((1, 2, 5, 4), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    "strided": ((1, 2, 5, 6), {"kernel_size": (2, 3), "stride": (2, 1), "padding": ((1, 0), (0, 1))}),
+    "same": ((1, 2, 5, 4), {"kernel_size": 3, "stride": 2, "padding": "same"}),
+    "ceil": ((1, 1, 5, 6), {"kernel_size": 2, "stride": 2, "ceil_mode": True}),
+    "whole": ((2, 2, 3, 4), {"kernel_size": (3, 4)}),
+    "unbatched": ((2, 4, 5), {"kernel_size": 2, "stride": 1}),
+}
+DILATED = {"dilated": ((1, 2, 5, 5), {"kernel_size": 2, "dilation": 2, "stride": 1, "padding": 1})}
+DIVIDED = {
+    "no_pad": ((1, 1, 5, 4), {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
+    "override": ((1, 1, 5, 4), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "divisor_override": 2}),
+}
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("max_pool2d"))
+def test_max_pool2d(device: str, algorithm: str, layout: str) -> None:
+    ran = 0
+    for input_size, options in (POOLINGS | DILATED).values():
+        x = spread(*input_size, device=device, layout=layout)
+        run = partial(max_pool2d, **options, algorithm=algorithm)
+        if supports(lambda run=run, x=x: run(x).sum().backward()):
+            check(run, x)
+            check(lambda x, run=run: run(x, return_indices=True)[0], x)
+            ran += 1
+    assert ran
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("avg_pool2d"))
+def test_avg_pool2d(device: str, algorithm: str, layout: str) -> None:
+    ran = 0
+    for input_size, options in (POOLINGS | DIVIDED).values():
+        x = random64(*input_size, device=device, layout=layout, grad=True)
+        run = partial(avg_pool2d, **options, algorithm=algorithm)
+        if supports(lambda run=run, x=x: run(x).sum().backward()):
+            check(run, x)
+            ran += 1
+    assert ran
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_pooling_internal_operators(device: str, layout: str) -> None:
+    x = spread(1, 2, 5, 4, device=device, layout=layout)
+    window = ([3, 2], [2, 1], [1, 0, 1, 1])
+    y, offsets = ops.max_pool2d_with_offsets(x, *window)
+    assert not offsets.requires_grad
+    dy = random64(*y.shape, device=device, layout=layout, grad=True)
+    check(lambda x: ops.max_pool2d(x, *window), x)
+    check(lambda x: ops.max_pool2d_with_offsets(x, *window)[0], x)
+    check(lambda dy: ops.max_pool2d_grad_input(dy, offsets, [5, 4], *window), dy)
+    check(lambda x: ops.max_pool2d_gather(x, offsets, *window), x)
+    check(lambda x: ops.avg_pool2d(x, *window), x)
+    check(lambda dy: ops.avg_pool2d_grad_input(dy, [5, 4], *window), dy)
+    check(ops.global_avg_pool2d, x)
+    check(ops.global_max_pool2d, x)
+    check(global_avg_pool2d, x)
+    check(global_max_pool2d, x)
+
+
+def test_gather_is_the_transpose_of_grad_input(device: str) -> None:
+    """<gather(x), dy> = <x, grad_input(dy)> for any x and dy."""
+    x, window = random64(2, 3, 9, 8, device=device), ([3, 3], [2, 1], [1, 1], [1, 1], True)
+    _, offsets = ops.max_pool2d_with_offsets(x, *window)
+    for _ in range(3):
+        x, dy = random64(2, 3, 9, 8, device=device), random64(*offsets.shape, device=device)
+        left = (ops.max_pool2d_gather(x, offsets, *window) * dy).sum()
+        right = (x * ops.max_pool2d_grad_input(dy, offsets, [9, 8], *window)).sum()
+        torch.testing.assert_close(left, right)
+
+
+# --- torch.func, each transform against the same transform of torch's function ---
+
+# Function, torch's function, and the shapes of the arguments.
+PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], list[tuple[int, ...]]]] = {
+    "conv2d": (
+        partial(conv2d, stride=2, padding=1),
+        partial(F.conv2d, stride=2, padding=1),
+        [(2, 3, 5, 4), (2, 3, 3, 2), (2,)],
+    ),
+    "conv2d_grouped": (
+        partial(conv2d, padding=1, groups=2),
+        partial(F.conv2d, padding=1, groups=2),
+        [(2, 4, 5, 4), (4, 2, 3, 2), (4,)],
+    ),
+    "conv2d_depthwise": (partial(conv2d, groups=3), partial(F.conv2d, groups=3), [(2, 3, 5, 4), (3, 1, 3, 2), (3,)]),
+    "conv2d_unbatched": (conv2d, F.conv2d, [(3, 5, 4), (2, 3, 3, 2), (2,)]),
+    "max_pool2d": (
+        partial(max_pool2d, kernel_size=3, stride=2, padding=1),
+        partial(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+        [(2, 3, 5, 4)],
+    ),
+    "max_pool2d_unbatched": (partial(max_pool2d, kernel_size=2), partial(F.max_pool2d, kernel_size=2), [(3, 5, 4)]),
+    "avg_pool2d": (
+        partial(avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+        partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+        [(2, 3, 5, 4)],
+    ),
+    "avg_pool2d_unbatched": (partial(avg_pool2d, kernel_size=2), partial(F.avg_pool2d, kernel_size=2), [(3, 5, 4)]),
+    "global_avg_pool2d": (global_avg_pool2d, lambda x: F.adaptive_avg_pool2d(x, 1), [(2, 3, 5, 4)]),
+    "global_max_pool2d": (global_max_pool2d, lambda x: F.adaptive_max_pool2d(x, 1), [(2, 3, 5, 4)]),
+}
+
+
+def assert_tree_close(actual: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert_close(actual, exact(expected))
+        return
+    for a, e in zip(actual, expected, strict=True):
+        assert_tree_close(a, e)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_torch_func(device: str, name: str) -> None:
+    ours, torchs, shapes = PAIRS[name]
+    inputs = tuple(random64(*shape, device=device) for shape in shapes)
+    argnums = tuple(range(len(inputs)))
+    tangents = tuple(random64(*shape, device=device) for shape in shapes)
+    dy = random64(*ours(*inputs).shape, device=device)
+
+    def both(transform: Callable[[Callable[..., Any]], Any]) -> None:
+        assert_tree_close(transform(ours), transform(torchs))
+
+    both(lambda f: grad(lambda *inputs: f(*inputs).pow(3).sum(), argnums)(*inputs))
+    both(lambda f: vjp(f, *inputs)[1](dy))
+    both(lambda f: jvp(f, inputs, tangents))
+    both(lambda f: jacrev(f, argnums)(*inputs))
+    both(lambda f: jacfwd(f, argnums)(*inputs))
+    both(lambda f: grad(lambda *i: grad(lambda *i: f(*i).pow(3).sum(), argnums)(*i)[0].pow(2).sum(), argnums)(*inputs))
+    both(lambda f: jvp(lambda *i: vjp(f, *i)[1](f(*i).pow(2)), inputs, tangents))
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if "unbatched" in name or name == "conv2d_depthwise"])
+def test_hessian(device: str, name: str) -> None:
+    ours, torchs, shapes = PAIRS[name]
+    inputs = tuple(random64(*shape, device=device) for shape in shapes)
+    argnums = tuple(range(len(inputs)))
+    results = [hessian(lambda *inputs, f=f: f(*inputs).pow(3).sum(), argnums)(*inputs) for f in (ours, torchs)]
+    assert_tree_close(*results)
+
+
+def mapped(shape: tuple[int, ...], dim: int | None, size: int, device: str) -> torch.Tensor:
+    """An argument with a dimension of ``size`` to map over at ``dim``."""
+    if dim is None:
+        return random64(*shape, device=device)
+    shape = list(shape)
+    shape.insert(dim if dim >= 0 else len(shape) + 1 + dim, size)
+    return random64(*shape, device=device)
+
+
+IN_DIMS = [
+    (0, None, None),
+    (1, None, None),
+    (-1, None, None),
+    (None, 0, None),
+    (None, 2, None),
+    (None, None, 0),
+    (None, None, 1),
+    (0, 0, None),
+    (2, -1, None),
+    (0, None, 0),
+    (None, 1, 1),
+    (0, 0, 0),
+    (3, 1, 1),
+]
+
+
+@pytest.mark.parametrize("in_dims", IN_DIMS, ids=str)
+@pytest.mark.parametrize("name", [name for name in PAIRS if name.startswith("conv2d")])
+def test_vmap_conv2d(device: str, name: str, in_dims: tuple[int | None, ...]) -> None:
+    ours, torchs, shapes = PAIRS[name]
+    inputs = tuple(mapped(shape, dim, 3, device) for shape, dim in zip(shapes, in_dims, strict=True))
+    argnums = (0, 1, 2)
+
+    def transforms(f: Callable[..., torch.Tensor]) -> list[Any]:
+        gradient = grad(lambda *inputs: f(*inputs).pow(3).sum(), argnums)
+        second = grad(lambda *inputs: sum(g.pow(2).sum() for g in gradient(*inputs)), argnums)
+        return [
+            vmap(f, in_dims)(*inputs),
+            vmap(f, in_dims, out_dims=-1)(*inputs),
+            vmap(gradient, in_dims)(*inputs),
+            vmap(second, in_dims)(*inputs),
+            vmap(lambda *i: jvp(f, i, i)[1], in_dims)(*inputs),
+            grad(lambda *inputs: vmap(f, in_dims)(*inputs).pow(2).sum(), argnums)(*inputs),
+        ]
+
+    assert_tree_close(transforms(ours), transforms(torchs))
+    if in_dims[2] is None:
+        without_bias = [vmap(lambda x, w, f=f: f(x, w), in_dims[:2])(*inputs[:2]) for f in (ours, torchs)] if any(
+            dim is not None for dim in in_dims[:2]
+        ) else [torch.zeros(1, dtype=torch.float64)] * 2  # fmt: skip
+        assert_tree_close(*without_bias)
+
+
+@pytest.mark.parametrize("in_dim", [0, 1, -1])
+@pytest.mark.parametrize("name", [name for name in PAIRS if "pool" in name])
+def test_vmap_pooling(device: str, name: str, in_dim: int) -> None:
+    ours, torchs, shapes = PAIRS[name]
+    x = mapped(shapes[0], in_dim, 3, device)
+
+    def transforms(f: Callable[..., torch.Tensor]) -> list[Any]:
+        gradient = grad(lambda x: f(x).pow(3).sum())
+        return [
+            vmap(f, in_dim)(x),
+            vmap(gradient, in_dim)(x),
+            vmap(grad(lambda x: gradient(x).pow(2).sum()), in_dim)(x),
+            vmap(lambda x: jvp(f, (x,), (x,))[1], in_dim)(x),
+            grad(lambda x: vmap(f, in_dim)(x).pow(2).sum())(x),
+        ]
+
+    assert_tree_close(transforms(ours), transforms(torchs))
+
+
+def test_nested_vmap(device: str) -> None:
+    x, w = random64(2, 3, 4, 3, 5, 4, device=device), random64(3, 2, 3, 3, 2, device=device)
+    results = [vmap(vmap(f, (0, 0)), (0, None))(x, w) for f in (conv2d, F.conv2d)]
+    assert_tree_close(*results)
+    results = [vmap(vmap(partial(f, kernel_size=2)))(x) for f in (avg_pool2d, F.avg_pool2d)]
+    assert_tree_close(*results)
+
+
+def test_per_sample_gradients(device: str) -> None:
+    """One grouped call gives what a loop over samples gives."""
+    model = torch.nn.Sequential(
+        torch_convops.nn.Conv2d(2, 4, 3, padding=1),
+        torch.nn.Tanh(),
+        torch_convops.nn.MaxPool2d(2),
+        torch_convops.nn.Conv2d(4, 4, 3, groups=2),
+        torch_convops.nn.AvgPool2d(2),
+        torch.nn.Flatten(),
+    ).to(device, torch.float64)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    images = random64(5, 2, 9, 8, device=device)
+
+    def loss(parameters: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        return functional_call(model, parameters, (image.unsqueeze(0),)).pow(2).sum()
+
+    mapped_gradients = vmap(grad(loss), (None, 0))(parameters, images)
+    for n, image in enumerate(images):
+        model.zero_grad()
+        model(image.unsqueeze(0)).pow(2).sum().backward()
+        for name, p in model.named_parameters():
+            assert_close(mapped_gradients[name][n], exact(p.grad), name)
+
+
+def test_ensemble_of_models(device: str) -> None:
+    """vmap over stacked weights with an image that all share."""
+    w, b, x = random64(5, 4, 3, 3, 3, device=device), random64(5, 4, device=device), random64(2, 3, 8, 8, device=device)
+    y = vmap(lambda w, b: conv2d(x, w, b, padding=1))(w, b)
+    for n in range(5):
+        assert_close(y[n], F.conv2d(exact(x), exact(w[n]), exact(b[n]), padding=1))
+
+
+def test_vmap_randomly_mapped_max_pool2d_indices(device: str) -> None:
+    x = random64(3, 2, 4, 6, 5, device=device)
+    y, indices = vmap(lambda x: max_pool2d(x, 2, return_indices=True))(x)
+    expected, expected_indices = F.max_pool2d(x.flatten(0, 1), 2, return_indices=True)
+    assert torch.equal(y.flatten(0, 1), expected)
+    assert torch.equal(indices.flatten(0, 1), expected_indices)
+
+
+def test_no_grad_and_inference_mode(device: str) -> None:
+    x, w = random64(1, 2, 5, 5, device=device, grad=True), random64(2, 2, 3, 3, device=device, grad=True)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            for y in (conv2d(x, w), max_pool2d(x, 2), avg_pool2d(x, 2), ops.conv2d(x, w), ops.avg_pool2d(x, [2])):
+                assert not y.requires_grad
+    with torch.inference_mode():
+        y = conv2d(x.clone(), w.clone())
+    assert y.is_inference()
+    with pytest.raises(RuntimeError, match="Inference tensors"):
+        conv2d(y, w)
+
+
+def test_gradient_checkpointing(device: str) -> None:
+    x, w = random64(1, 2, 6, 6, device=device, grad=True), random64(2, 2, 3, 3, device=device, grad=True)
+
+    def block(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return avg_pool2d(max_pool2d(conv2d(x, w, padding="same"), 2, 1), 2)
+
+    plain = torch.autograd.grad(block(x, w).sum(), (x, w))
+    y = torch.utils.checkpoint.checkpoint(block, x, w, use_reentrant=False)
+    for a, b in zip(torch.autograd.grad(y.sum(), (x, w)), plain, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mutated_saved_tensor_is_detected(device: str) -> None:
+    x, w = random64(1, 2, 6, 6, device=device, grad=True), random64(2, 2, 3, 3, device=device, grad=True)
+    y = conv2d(x, w)
+    with torch.no_grad():
+        w += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_graph_can_be_kept_and_is_freed(device: str) -> None:
+    x = random64(1, 2, 6, 6, device=device, grad=True)
+    y = max_pool2d(x, 2).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert (x.grad == 2).sum() == 18
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        y.backward()

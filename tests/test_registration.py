@@ -1,0 +1,312 @@
+"""The operators as torch's dispatcher sees them: opcheck, fake tensors, compile, export, autocast and meta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FLOATS, assert_close, exact, is_channels_last, random
+
+import torch_convops
+from torch_convops import avg_pool2d, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+
+ops = torch.ops.torch_convops
+FORMATS = ("contiguous", "channels_last")
+
+CONV_WINDOWS = [([1], [0], [1], 1), ([2, 1], [1, 2], [1, 2], 1), ([2], [1, 0, 2, 1], [1], 2)]
+POOL_WINDOWS = [([2],), ([3, 2], [2, 1], [1, 1]), ([3], [2], [1, 0, 0, 1], [1], True), ([17, 16], [2], [8])]
+AVG_WINDOWS = [([2],), ([3, 2], [2, 1], [1, 1], True, False), ([3], [2], [1, 0, 0, 1], False, True, 5)]
+IMAGE = (2, 4, 12, 11)
+
+
+def conv_samples(x: torch.Tensor) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    samples: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    for window in CONV_WINDOWS:
+        w = random(6, 4 // window[-1], 3, 2, device=x.device.type, dtype=x.dtype)
+        b = random(6, device=x.device.type, dtype=x.dtype)
+        with torch.no_grad():
+            dy = torch.randn_like(ops.conv2d(x, w, b, *window))
+        for bias in (None, b):
+            samples.append(("conv2d", (x, w, bias, *window), {}))
+        samples.append(("conv2d_grad_input", (dy, w, [12, 11], *window), {}))
+        samples.append(("conv2d_grad_weight", (dy, x, [3, 2], *window), {}))
+        samples.append(("conv2d_grad_bias", (dy,), {}))
+        for memory_format in (torch.contiguous_format, torch.channels_last, torch.preserve_format):
+            options = {"memory_format": memory_format}
+            samples.append(("conv2d_grad_input", (dy, w, [12, 11], *window), options))
+            samples.append(("conv2d_grad_weight", (dy, x, [3, 2], *window), options))
+    return samples
+
+
+def pool_samples(x: torch.Tensor) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    samples: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    for window in POOL_WINDOWS:
+        with torch.no_grad():
+            y, offsets = ops.max_pool2d_with_offsets(x, *window)
+        samples.append(("max_pool2d", (x, *window), {}))
+        samples.append(("max_pool2d_with_offsets", (x, *window), {}))
+        samples.append(("max_pool2d_gather", (x, offsets, *window), {}))
+        samples.append(("max_pool2d_indices", (offsets, [12, 11], *window), {}))
+        for options in ({}, {"memory_format": torch.contiguous_format}, {"memory_format": torch.channels_last}):
+            samples.append(("max_pool2d_grad_input", (y, offsets, [12, 11], *window), options))
+    for window in AVG_WINDOWS:
+        with torch.no_grad():
+            y = ops.avg_pool2d(x, *window)
+        samples.append(("avg_pool2d", (x, *window), {}))
+        for options in ({}, {"memory_format": torch.contiguous_format}, {"memory_format": torch.channels_last}):
+            samples.append(("avg_pool2d_grad_input", (y, [12, 11], *window), options))
+    samples.append(("global_max_pool2d", (x,), {}))
+    samples.append(("global_avg_pool2d", (x,), {}))
+    return samples
+
+
+def samples(x: torch.Tensor) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    return conv_samples(x) + pool_samples(x)
+
+
+IMAGES = {
+    "contiguous": (IMAGE, "contiguous"),
+    "channels_last": (IMAGE, "channels_last"),
+    "sliced": (IMAGE, "sliced"),
+    "unbatched": (IMAGE[1:], "contiguous"),
+    "empty": ((0, *IMAGE[1:]), "contiguous"),
+}
+OPERATORS = sorted({name for name, _, _ in samples(torch.zeros(IMAGE))})
+
+
+def test_every_registered_operator_has_samples() -> None:
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("torch_convops::")}
+    assert {f"torch_convops::{name}" for name in OPERATORS} == registered
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_opcheck(device: str, operator: str, image: str, requires_grad: bool) -> None:
+    size, layout = IMAGES[image]
+    x = random(*size, device=device, layout=layout)
+    tested = [sample for sample in samples(x) if sample[0] == operator]
+    # opcheck traces each sample several times; one of each kind of call is enough.
+    for _, arguments, options in tested[:: max(1, len(tested) // 3)]:
+        arguments = tuple(
+            a.detach().requires_grad_(requires_grad and a.is_floating_point()) if isinstance(a, torch.Tensor) else a
+            for a in arguments
+        )
+        torch.library.opcheck(getattr(ops, operator).default, arguments, options)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_meta_equals_real(device: str, image: str) -> None:
+    """Sizes, strides and dtypes of fake results, over every sample."""
+    size, layout = IMAGES[image]
+    for dtype in FLOATS:
+        for name, arguments, options in samples(random(*size, dtype=dtype, device=device, layout=layout)):
+            meta_arguments = (
+                torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="meta")
+                if isinstance(a, torch.Tensor)
+                else a
+                for a in arguments
+            )
+            real, meta = getattr(ops, name)(*arguments, **options), getattr(ops, name)(*meta_arguments, **options)
+            pairs = zip(real, meta, strict=True) if isinstance(real, tuple) else [(real, meta)]
+            for r, m in pairs:
+                assert (r.shape, r.stride(), r.dtype) == (m.shape, m.stride(), m.dtype), (name, arguments[-4:], options)
+
+
+# --- torch.compile and torch.export ---
+
+
+def network(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    x = conv2d(x, w, b, padding="same").relu()
+    x = max_pool2d(x, 3, 2, 1)
+    x = conv2d(x, v, stride=2, padding=((1, 0), (2, 1)), groups=x.shape[1])
+    return global_avg_pool2d(avg_pool2d(x, 2, 1)) + global_max_pool2d(x)
+
+
+def parameters(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    w, v = random(4, 3, 3, 3, device=device, grad=True), random(4, 1, 3, 3, device=device, grad=True)
+    return w, v, random(4, device=device, grad=True)
+
+
+def run(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> list[torch.Tensor]:
+    y = function(*inputs)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [t for t in inputs if t.requires_grad])]
+
+
+def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, exact(e))
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    torch._dynamo.reset()
+
+
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "conv2d": lambda x: conv2d(x, x[:2, :, :3, :3].tanh(), stride=2, padding="same"),
+    "max_pool2d": lambda x: max_pool2d(x, 3, 2, "same"),
+    "max_pool2d_indices": lambda x: max_pool2d(x, 3, 2, 1, return_indices=True)[0],
+    "avg_pool2d": lambda x: avg_pool2d(x, (2, 3), padding=1, ceil_mode=True),
+    "global_avg_pool2d": global_avg_pool2d,
+    "global_max_pool2d": global_max_pool2d,
+    "operators": lambda x: ops.avg_pool2d(ops.max_pool2d(ops.conv2d(x, x[:2, :, :3, :3]), [2]), [2]),
+}
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compile(device: str, name: str, layout: str) -> None:
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager")
+    x = random(2, 3, 12, 11, device=device, layout=layout, grad=True)
+    assert_same(run(compiled, x), run(FUNCTIONS[name], x))
+    (dx,) = torch.autograd.grad(compiled(x).sum(), x)
+    assert is_channels_last(dx) == (layout == "channels_last")
+    with torch.no_grad():
+        assert_close(compiled(x), exact(FUNCTIONS[name](x)))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compile_with_changing_shapes(device: str) -> None:
+    """One graph serves every size."""
+    compiles = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(network, fullgraph=True, backend=compiles, dynamic=True)
+    w, v, b = parameters(device)
+    for size in ((2, 3, 20, 21), (3, 3, 17, 32), (4, 3, 33, 18), (5, 3, 24, 24)):
+        x = random(*size, device=device, grad=True)
+        assert_same(run(compiled, x, w, v, b), run(network, x, w, v, b))
+    assert compiles.frame_count <= 2
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compile_with_inductor(device: str) -> None:
+    compiled = torch.compile(network, fullgraph=True)
+    w, v, b = parameters(device)
+    x = random(2, 3, 20, 21, device=device, grad=True)
+    assert_same(run(compiled, x, w, v, b), run(network, x, w, v, b))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compile_of_layers(device: str) -> None:
+    model = torch.nn.Sequential(
+        torch_convops.nn.Conv2d(3, 4, 3, padding="same"),
+        torch_convops.nn.MaxPool2d(2),
+        torch_convops.nn.AvgPool2d(3, 1, 1),
+        torch_convops.nn.GlobalAvgPool2d(),
+    ).to(device)
+    x = random(2, 3, 12, 12, device=device, grad=True)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, x), run(model, x))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compile_raises_for_a_bad_argument(device: str) -> None:
+    compiled = torch.compile(lambda x: max_pool2d(x, 3, 1, 2), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="padding must be at most half"):
+        compiled(random(1, 2, 8, 8, device=device))
+
+
+def test_export(device: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.v, self.b = (torch.nn.Parameter(p.detach()) for p in parameters(device))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return network(x, self.w, self.v, self.b)
+
+    model, x = Model(), random(2, 3, 20, 21, device=device)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    for n in (2, 5):
+        x = random(n, 3, 20, 21, device=device)
+        assert_close(exported.module()(x), exact(model(x)))
+    targets = {str(node.target) for node in exported.graph.nodes}
+    assert "torch_convops.conv2d.default" in targets
+
+
+def test_make_fx_traces_forward_and_backward(device: str) -> None:
+    w, v, b = parameters(device)
+    x = random(2, 3, 20, 21, device=device, grad=True)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: run(network, x, w, v, b), tracing_mode="fake")
+    with torch.device(device):
+        targets = {str(node.target) for node in graph(x).graph.nodes}
+    assert "torch_convops.conv2d_grad_weight.default" in targets
+    assert "torch_convops.max_pool2d_grad_input.default" in targets
+
+
+# --- autocast ---
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("function", [conv2d, ops.conv2d], ids=["public", "operator"])
+def test_autocast(device: str, function: Callable[..., torch.Tensor], requires_grad: bool) -> None:
+    x, w, b = (random(*size, device=device, grad=requires_grad) for size in ((2, 3, 8, 8), (4, 3, 3, 3), (4,)))
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast(device, dtype):
+            y, torchs = function(x, w, b), F.conv2d(x, w, b)
+            mixed = function(x.to(dtype), w, b)
+        assert y.dtype == mixed.dtype == torchs.dtype == dtype
+        x16, w16, b16 = (exact(tensor.to(dtype)) for tensor in (x, w, b))
+        assert_close(y, F.conv2d(x16, w16, b16))
+        assert_close(mixed, F.conv2d(x16, w16, b16))
+        if requires_grad:
+            gradients = torch.autograd.grad(y.float().sum(), (x, w, b))
+            assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+@pytest.mark.parametrize("function", [conv2d, ops.conv2d], ids=["public", "operator"])
+def test_autocast_leaves_float64_alone(device: str, function: Callable[..., torch.Tensor]) -> None:
+    x, w = (random(*size, dtype=torch.float64, device=device) for size in ((2, 3, 8, 8), (4, 3, 3, 3)))
+    with torch.autocast(device, torch.bfloat16):
+        y = function(x, w)
+    assert y.dtype == torch.float64
+    assert_close(y, F.conv2d(exact(x), exact(w)))
+
+
+def test_autocast_disabled_inside_enabled(device: str) -> None:
+    x, w = random(2, 3, 8, 8, device=device), random(4, 3, 3, 3, device=device)
+    with torch.autocast(device, torch.bfloat16), torch.autocast(device, enabled=False):
+        assert conv2d(x, w).dtype == ops.conv2d(x, w).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_autocast_leaves_pooling_in_the_dtype_of_its_input(device: str, dtype: torch.dtype) -> None:
+    x = random(2, 3, 8, 8, dtype=dtype, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        for y in (max_pool2d(x, 2), avg_pool2d(x, 2), ops.max_pool2d(x, [2]), ops.avg_pool2d(x, [2])):
+            assert y.dtype == dtype
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_autocast_under_compile(device: str) -> None:
+    x, w = random(2, 3, 8, 8, device=device, grad=True), random(4, 3, 3, 3, device=device, grad=True)
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return conv2d(x, w)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert compiled(x, w).dtype == torch.bfloat16
+    assert_close(compiled(x, w), exact(function(x, w)))
+
+
+# --- devices ---
+
+
+def test_meta_device_needs_no_memory() -> None:
+    x, w = torch.empty(64, 64, 100_000, 100_000, device="meta"), torch.empty(64, 64, 3, 3, device="meta")
+    assert conv2d(x, w, padding="same").shape == x.shape
+    assert max_pool2d(x, 2).shape == avg_pool2d(x, 2).shape == (64, 64, 50_000, 50_000)
+    assert global_avg_pool2d(x).shape == (64, 64, 1, 1)
+
+
+def test_fake_mode(device: str) -> None:
+    with torch._subclasses.FakeTensorMode():
+        x, w = torch.empty(2, 3, 20, 21, device=device), torch.empty(4, 3, 3, 3, device=device)
+        y = conv2d(x, w, padding=1)
+        assert y.shape == (2, 4, 20, 21) and y.device.type == device
