@@ -87,7 +87,8 @@ def write_ninja(build: Path) -> None:
     lines = [
         f"cxx = {os.environ.get('CXX', 'g++')}",
         f"nvcc = {nvcc or ''}",
-        f"common = -std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized {defines} -I{ROOT / 'csrc'} {includes}",
+        "common = -std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno "
+        f"-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized {defines} -I{ROOT / 'csrc'} {includes}",
         f"gencode = {' '.join(gencode_flags(archs))}",
         "rule cxx",
         "  command = $cxx -MMD -MF $out.d $common $flags -c $in -o $out",

@@ -230,13 +230,14 @@ def test_export(device: str) -> None:
 
 
 def test_make_fx_traces_forward_and_backward(device: str) -> None:
-    w, v, b = parameters(device)
-    x = random(2, 3, 20, 21, device=device, grad=True)
-    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: run(network, x, w, v, b), tracing_mode="fake")
-    with torch.device(device):
-        targets = {str(node.target) for node in graph(x).graph.nodes}
+    inputs = (random(2, 3, 20, 21, device=device, grad=True), *parameters(device))
+    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda *inputs: run(network, *inputs), tracing_mode="fake")(
+        *inputs
+    )
+    targets = {str(node.target) for node in graph.graph.nodes}
     assert "torch_convops.conv2d_grad_weight.default" in targets
     assert "torch_convops.max_pool2d_grad_input.default" in targets
+    assert_same(graph(*inputs), run(network, *inputs))
 
 
 # --- autocast ---
@@ -299,9 +300,9 @@ def test_autocast_under_compile(device: str) -> None:
 
 
 def test_meta_device_needs_no_memory() -> None:
-    x, w = torch.empty(64, 64, 100_000, 100_000, device="meta"), torch.empty(64, 64, 3, 3, device="meta")
+    x, w = torch.empty(64, 64, 40_000, 40_000, device="meta"), torch.empty(64, 64, 3, 3, device="meta")
     assert conv2d(x, w, padding="same").shape == x.shape
-    assert max_pool2d(x, 2).shape == avg_pool2d(x, 2).shape == (64, 64, 50_000, 50_000)
+    assert max_pool2d(x, 2).shape == avg_pool2d(x, 2).shape == (64, 64, 20_000, 20_000)
     assert global_avg_pool2d(x).shape == (64, 64, 1, 1)
 
 

@@ -40,6 +40,13 @@ def pair(name: str, value: Any) -> tuple[Int, Int]:
     return _int(name, value[0]), _int(name, value[-1])
 
 
+def pool_stride(stride: Any, kernel: tuple[Int, Int]) -> tuple[Int, Int]:
+    """A pooling's stride; None or an empty sequence means the kernel size, as in torch."""
+    if stride is None or (isinstance(stride, Sequence) and len(stride) == 0):
+        return kernel
+    return pair("stride", stride)
+
+
 def sides(
     padding: Any, input_size: Sequence[Int], kernel_size: Sequence[Int], stride: Sequence[Int], dilation: Sequence[Int]
 ) -> list[Int]:
@@ -56,7 +63,9 @@ def sides(
         return [padding] * 4
     if isinstance(padding, str):
         if padding not in MODES:
-            raise ValueError(f"padding must be an int, a pair, four sides or one of {', '.join(map(repr, MODES))}; got {padding!r}")
+            raise ValueError(
+                f"padding must be an int, a pair, four sides or one of {', '.join(map(repr, MODES))}; got {padding!r}"
+            )
         result: list[Int] = []
         for n, k, s, d in zip(input_size, kernel_size, stride, dilation, strict=True):
             extent = d * (k - 1) + 1
@@ -117,7 +126,15 @@ class Axis(NamedTuple):
 
 
 def make_axis(
-    op: str, name: str, size: Int, kernel: Int, stride: Int, dilation: Int, pad_lower: Int, pad_upper: Int, ceil_mode: bool = False
+    op: str,
+    name: str,
+    size: Int,
+    kernel: Int,
+    stride: Int,
+    dilation: Int,
+    pad_lower: Int,
+    pad_upper: Int,
+    ceil_mode: bool = False,
 ) -> Axis:
     """The output size of a window along one axis, with every check that the operators make."""
     _require(size > 0, op, f"input {name} must be positive, got {size}")
@@ -125,16 +142,19 @@ def make_axis(
     _require(stride > 0, op, f"stride must be positive, got {stride} for the {name}")
     _require(dilation > 0, op, f"dilation must be positive, got {dilation} for the {name}")
     _require(
-        pad_lower >= 0 and pad_upper >= 0, op,
+        pad_lower >= 0 and pad_upper >= 0,
+        op,
         f"padding must not be negative, got {_as_tuple((pad_lower, pad_upper))} for the {name}",
-    )  # fmt: skip
+    )
     extent = _checked(op, "dilation * (kernel - 1)", dilation * (kernel - 1))
     extent = _checked(op, "dilation * (kernel - 1) + 1", extent + 1)
     padded = _checked(op, "input + padding", _checked(op, "input + padding", size + pad_lower) + pad_upper)
     _require(
-        extent <= padded, op,
-        f"kernel {name} {kernel} with dilation {dilation} spans {extent} pixels, which is larger than the padded input's {padded}",
-    )  # fmt: skip
+        extent <= padded,
+        op,
+        f"kernel {name} {kernel} with dilation {dilation} spans {extent} pixels, "
+        f"which is larger than the padded input's {padded}",
+    )
     room = padded - extent
     output = room // stride + 1
     # The ceiling adds a window unless it would start beyond the input and its lower pad.
@@ -148,15 +168,21 @@ def _check_numel(op: str, what: str, sizes: Sequence[Int]) -> None:
     for size in sizes:
         size_in_bytes = size_in_bytes * size
         _require(
-            not isinstance(size_in_bytes, int) or size_in_bytes <= _INT64_MAX, op,
+            not isinstance(size_in_bytes, int) or size_in_bytes <= _INT64_MAX,
+            op,
             f"{what} of size {_as_tuple(sizes)} is too large to allocate",
-        )  # fmt: skip
+        )
 
 
 def conv2d_size(
-    op: str, input_size: Sequence[Int], weight_size: Sequence[Int], stride: Sequence[Int], padding: Sequence[Int],
-    dilation: Sequence[Int], groups: Int,
-) -> tuple[Int, Int, Int, Int]:  # fmt: skip
+    op: str,
+    input_size: Sequence[Int],
+    weight_size: Sequence[Int],
+    stride: Sequence[Int],
+    padding: Sequence[Int],
+    dilation: Sequence[Int],
+    groups: Int,
+) -> tuple[Int, Int, Int, Int]:
     """(N, K, P, Q) for an input of (N, C, H, W) and a weight of (K, C / groups, R, S)."""
     N, C, H, W = input_size
     K, C_per_group, R, S = weight_size
@@ -165,10 +191,11 @@ def conv2d_size(
     _require(groups > 0, op, f"groups must be positive, got {groups}")
     _require(K > 0, op, f"weight must have at least one filter, got weight of size {_as_tuple(weight_size)}")
     _require(
-        C % groups == 0 and C // groups == C_per_group, op,
+        C % groups == 0 and C // groups == C_per_group,
+        op,
         f"input channels must equal weight channels * groups, got input of size {_as_tuple(input_size)}, "
         f"weight of size {_as_tuple(weight_size)} and groups {groups}",
-    )  # fmt: skip
+    )
     _require(K % groups == 0, op, f"groups must divide the number of filters, got {K} filters and groups {groups}")
     h = make_axis(op, "height", H, R, stride[0], dilation[0], top, bottom)
     w = make_axis(op, "width", W, S, stride[1], dilation[1], left, right)
@@ -178,9 +205,14 @@ def conv2d_size(
 
 
 def pool2d_size(
-    op: str, input_size: Sequence[Int], kernel_size: Sequence[Int], stride: Sequence[Int], padding: Sequence[Int],
-    dilation: Sequence[Int] = (1,), ceil_mode: bool = False,
-) -> tuple[Int, Int, Int, Int]:  # fmt: skip
+    op: str,
+    input_size: Sequence[Int],
+    kernel_size: Sequence[Int],
+    stride: Sequence[Int],
+    padding: Sequence[Int],
+    dilation: Sequence[Int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[Int, Int, Int, Int]:
     """(N, C, P, Q) for an input of (N, C, H, W)."""
     N, C, H, W = input_size
     kernel = expand(op, "kernel_size", kernel_size)
@@ -192,14 +224,16 @@ def pool2d_size(
     w = make_axis(op, "width", W, kernel[1], steps[1], dilations[1], left, right, ceil_mode)
     for axis, lower, upper in ((h, top, bottom), (w, left, right)):
         _require(
-            lower <= axis.extent // 2 and upper <= axis.extent // 2, op,
+            lower <= axis.extent // 2 and upper <= axis.extent // 2,
+            op,
             f"padding must be at most half of the window's extent, got padding {_as_tuple((lower, upper))} "
             f"for an extent of {axis.extent}",
-        )  # fmt: skip
+        )
     _require(
-        not isinstance(kernel[0] * kernel[1], int) or kernel[0] * kernel[1] <= 2**31 - 1, op,
+        not isinstance(kernel[0] * kernel[1], int) or kernel[0] * kernel[1] <= 2**31 - 1,
+        op,
         f"kernel_size must have at most 2**31 - 1 taps, got {_as_tuple(kernel)}",
-    )  # fmt: skip
+    )
     size = (N, C, h.output, w.output)
     _check_numel(op, "output", size)
     return size
@@ -207,9 +241,10 @@ def pool2d_size(
 
 def check_size(op: str, name: str, actual: Sequence[Int], expected: Sequence[Int]) -> None:
     _require(
-        all(a == e for a, e in zip(actual, expected, strict=True)), op,
+        all(a == e for a, e in zip(actual, expected, strict=True)),
+        op,
         f"{name} must be of size {_as_tuple(expected)}, got {_as_tuple(actual)}",
-    )  # fmt: skip
+    )
 
 
 def image_size(op: str, name: str, tensor: torch.Tensor) -> tuple[Int, Int, Int, Int]:

@@ -75,14 +75,26 @@ def algorithms(operator: str, device: str = "cpu") -> list[str]:
 
 
 def conv2d_choice(
-    device: str, pass_: int, dtype: int, sizes: list[int], channels_last: bool, weight_channels_last: bool, allow_tf32: bool
+    device: str,
+    pass_: int,
+    dtype: int,
+    sizes: list[int],
+    channels_last: bool,
+    weight_channels_last: bool,
+    allow_tf32: bool,
 ) -> str:
     """The algorithm that ``"auto"`` takes; see ``torch_convops_conv2d_choice`` in csrc/info.cpp."""
     array = (ctypes.c_int64 * len(sizes))(*sizes)
     name = _text(
         "torch_convops_conv2d_choice",
-        int(device == "cuda"), pass_, dtype, array, int(channels_last), int(weight_channels_last), int(allow_tf32),
-    )  # fmt: skip
+        int(device == "cuda"),
+        pass_,
+        dtype,
+        array,
+        int(channels_last),
+        int(weight_channels_last),
+        int(allow_tf32),
+    )
     if name.startswith("error: "):
         raise ValueError(name.removeprefix("error: "))
     return name

@@ -1,4 +1,5 @@
-"""Layers. ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` are drop-ins for torch.nn's: same constructor, ``state_dict`` and repr."""
+"""Layers. ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` are torch.nn's but for the kernels: same constructor, same repr,
+same ``state_dict``."""
 
 from __future__ import annotations
 
@@ -35,7 +36,13 @@ class AvgPool2d(torch.nn.AvgPool2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad, self.divisor_override
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
         )
 
 

@@ -40,7 +40,7 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Gives a public function Python's error types.
 
     The operators check their arguments and raise RuntimeError, the only type that crosses the library's boundary. What
-    they or the dispatcher's schema say about an argument becomes ValueError or TypeError here, at no cost to a good call.
+    they or the dispatcher's schema say of an argument becomes ValueError or TypeError here, at no cost to a good call.
     """
     prefix = function.__name__
 
@@ -51,7 +51,11 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
         except RuntimeError as error:
             message = str(error)
             if type(error) is RuntimeError and message.startswith(prefix):
-                kind = TypeError if " must have the dtype of " in message or " must be float32, " in message else ValueError
+                kind = (
+                    TypeError
+                    if " must have the dtype of " in message or " must be float32, " in message
+                    else ValueError
+                )
                 raise kind(message) from None
             if type(error) is RuntimeError and message.startswith("torch_convops::"):
                 raise TypeError(message) from None
@@ -92,7 +96,9 @@ def wants_channels_last(tensor: torch.Tensor, wanted: torch.memory_format | None
     return tensor.dim() == 4 and wanted is torch.channels_last
 
 
-def empty_image(like: torch.Tensor, size: Sequence[Any], channels_last: bool, dtype: torch.dtype | None = None) -> torch.Tensor:
+def empty_image(
+    like: torch.Tensor, size: Sequence[Any], channels_last: bool, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """The fake of csrc/common/stable.h's allocate: (N, C, H, W), without N where ``like`` is unbatched."""
     return torch.empty(
         tuple(size) if like.dim() == 4 else tuple(size)[1:],
@@ -108,7 +114,9 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 def check_dtype(op: str, name: str, tensor: torch.Tensor, integers: bool = False) -> None:
     if tensor.dtype not in FLOATS + (INTEGERS if integers else ()):
-        accepted = "float32, float64, bfloat16" + (", float16 or an integer of 8 to 64 bits" if integers else " or float16")
+        accepted = "float32, float64, bfloat16" + (
+            ", float16 or an integer of 8 to 64 bits" if integers else " or float16"
+        )
         known = str(tensor.dtype).removeprefix("torch.")
         if known not in ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "complex128"):
             known = "an unsupported dtype"
@@ -149,7 +157,7 @@ class Function(torch.autograd.Function):
         """
         if torch._C._are_functorch_transforms_active():
             return cls.apply(*args)
-        return super(torch.autograd.Function, cls).apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 class Map(Protocol):
@@ -184,7 +192,12 @@ class LinearMap(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool, map_: Map
+        info: Any,
+        in_dims: tuple[Any, ...],
+        tensor: torch.Tensor,
+        fixed: torch.Tensor | None,
+        transposed: bool,
+        map_: Map,
     ) -> tuple[torch.Tensor, int]:
         folded = fold_into_batch(tensor, in_dims[0], info.batch_size)
         folded_fixed = None if fixed is None else fold_into_batch(fixed, in_dims[1], info.batch_size)
@@ -194,6 +207,8 @@ class LinearMap(Function):
 
 @contextmanager
 def excluding_autocast() -> Iterator[None]:
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+        torch._C.DispatchKey.AutocastCUDA
+    )
     with torch._C._ExcludeDispatchKeyGuard(keys):
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +16,16 @@ from ._dispatch import LinearMap, below_autograd, library, ops
 class Averaging(NamedTuple):
     """Average-pooling as the linear map that it is."""
 
-    input_size: tuple[Int, Int]
+    input_size: Sequence[Int]
     window: tuple[Any, ...]  # kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     memory_format: torch.memory_format  # of the input
     algorithm: str
 
     def __call__(self, tensor: torch.Tensor, fixed: torch.Tensor | None, transposed: bool) -> torch.Tensor:
         if transposed:
-            return ops.avg_pool2d_grad_input.default(tensor, self.input_size, *self.window, memory_format=self.memory_format, algorithm=self.algorithm)
+            return ops.avg_pool2d_grad_input.default(
+                tensor, self.input_size, *self.window, memory_format=self.memory_format, algorithm=self.algorithm
+            )
         return ops.avg_pool2d.default(tensor, *self.window, algorithm=self.algorithm)
 
 
@@ -42,17 +45,19 @@ def avg_pool2d(
 
     .. math:: y_{n,c,p,q} = \frac{1}{D_{p,q}} \sum_{r,s} x_{n,\,c,\;p s_h + r - t,\;q s_w + s - l}
 
-    over the taps inside the image. :math:`D` is ``divisor_override`` where given, else the number of the window's pixels
-    inside the image and, with ``count_include_pad``, its padding. What overhangs the padding in ``ceil_mode`` never counts.
+    over the taps inside the image. :math:`D` is ``divisor_override`` where given, else the number of the window's
+    pixels inside the image and, with ``count_include_pad``, its padding. What overhangs the padding in ``ceil_mode``
+    never counts.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output keeps its
-            memory format.
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output
+            keeps its memory format.
         kernel_size: positive int or (height, width).
         stride: positive int or (height, width); ``None`` or empty means ``kernel_size``.
         padding: int, pair, ``((top, bottom), (left, right))`` or a mode as for :func:`torch_convops.conv2d`; at most
             half of ``kernel_size`` on each side.
-        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is dropped.
+        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is
+            dropped.
         count_include_pad: whether padding counts in the divisor.
         divisor_override: non-zero divisor for every window, or None.
         algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("avg_pool2d", device)``.
@@ -64,10 +69,10 @@ def avg_pool2d(
         ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
         TypeError: an argument is of the wrong type.
     """
-    kernel_size = geometry.pair("kernel_size", kernel_size)
-    steps = kernel_size if stride is None or (not isinstance(stride, int) and len(stride) == 0) else geometry.pair("stride", stride)
-    pads = geometry.sides(padding, input.shape[-2:], kernel_size, steps, (1, 1))
-    window = (kernel_size, steps, pads, ceil_mode, count_include_pad, divisor_override)
+    kernel = geometry.pair("kernel_size", kernel_size)
+    steps = geometry.pool_stride(stride, kernel)
+    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, (1, 1))
+    window = (kernel, steps, pads, ceil_mode, count_include_pad, divisor_override)
     if torch.compiler.is_compiling():
         return ops.avg_pool2d(input, *window, algorithm=algorithm)
     if dispatch.is_plain(input):
@@ -77,11 +82,18 @@ def avg_pool2d(
 
 
 def _differentiable(
-    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    averaging = Averaging(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
+    averaging = Averaging(input.shape[-2:], window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
     return LinearMap.call(input, None, False, averaging)
 
 
@@ -89,11 +101,22 @@ def _differentiable(
 
 
 def _grad_input_differentiable(
-    grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    memory_format: torch.memory_format | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    averaging = Averaging(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
+    averaging = Averaging(
+        input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm
+    )
     return LinearMap.call(grad_output, None, True, averaging)
 
 
@@ -108,9 +131,16 @@ def _check_divisor(op: str, divisor_override: int | None) -> None:
 
 @dispatch.register_fake("avg_pool2d")
 def _avg_pool2d_fake(
-    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     dispatch.check_dtype("avg_pool2d", "input", input)
     input_size = geometry.image_size("avg_pool2d", "input", input)
     size = geometry.pool2d_size("avg_pool2d", input_size, kernel_size, stride, padding, ceil_mode=ceil_mode)
@@ -120,9 +150,18 @@ def _avg_pool2d_fake(
 
 @dispatch.register_fake("avg_pool2d_grad_input")
 def _grad_input_fake(
-    grad_output: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    memory_format: torch.memory_format | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "avg_pool2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
     grad_size = geometry.image_size(op, "grad_output", grad_output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,26 +22,30 @@ PASSES = {"forward": OUTPUT, "grad_input": INPUT, "grad_weight": WEIGHT}
 class Parameters(NamedTuple):
     """What fixes a convolution besides its tensors. padding is (top, bottom, left, right)."""
 
-    stride: tuple[Int, Int]
-    padding: list[Int]
-    dilation: tuple[Int, Int]
+    stride: Sequence[Int]
+    padding: Sequence[Int]
+    dilation: Sequence[Int]
     groups: Int
-    input_size: tuple[Int, Int]
-    kernel_size: tuple[Int, Int]
+    input_size: Sequence[Int]
+    kernel_size: Sequence[Int]
     memory_format: torch.memory_format
     weight_memory_format: torch.memory_format
     allow_tf32: bool
     algorithm: str
 
 
-def _call(computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, p: Parameters) -> torch.Tensor:
+def _call(
+    computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, p: Parameters
+) -> torch.Tensor:
     """Calls the operator of a pass on its operands, in the order of _OPERANDS."""
     window = (p.stride, p.padding, p.dilation, p.groups)
     options: dict[str, Any] = {"allow_tf32": p.allow_tf32, "algorithm": p.algorithm}
     if computed == OUTPUT:
         return ops.conv2d.default(first, second, bias, *window, **options)
     if computed == INPUT:
-        return ops.conv2d_grad_input.default(first, second, p.input_size, *window, memory_format=p.memory_format, **options)
+        return ops.conv2d_grad_input.default(
+            first, second, p.input_size, *window, memory_format=p.memory_format, **options
+        )
     return ops.conv2d_grad_weight.default(
         first, second, p.kernel_size, *window, memory_format=p.weight_memory_format, **options
     )
@@ -102,9 +107,14 @@ class Contraction(dispatch.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None,
-        computed: int, p: Parameters,
-    ) -> tuple[torch.Tensor, int]:  # fmt: skip
+        info: Any,
+        in_dims: tuple[Any, ...],
+        first: torch.Tensor,
+        second: torch.Tensor,
+        bias: torch.Tensor | None,
+        computed: int,
+        p: Parameters,
+    ) -> tuple[torch.Tensor, int]:
         """Samples that share the weight fold into the batch; else each sample gets groups of its own."""
         size = info.batch_size
         operands = list(zip(_OPERANDS[computed], (first, second), in_dims, strict=False))
@@ -171,7 +181,9 @@ def _autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    )
 
 
 @dispatch.raises_argument_errors
@@ -191,8 +203,8 @@ def conv2d(
     .. math::
         y_{n,k,p,q} = b_k + \sum_{c,r,s} x_{n,\,c,\;p s_h + r d_h - t,\;q s_w + s d_w - l} \; w_{k,c,r,s}
 
-    with stride :math:`(s_h, s_w)`, dilation :math:`(d_h, d_w)`, padding :math:`t` above and :math:`l` to the left, pixels
-    outside the image being zero, and :math:`c` running over the channels of :math:`k`'s group.
+    with stride :math:`(s_h, s_w)`, dilation :math:`(d_h, d_w)`, padding :math:`t` above and :math:`l` to the left,
+    pixels outside the image being zero, and :math:`c` running over the channels of :math:`k`'s group.
 
     Args:
         input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output keeps
@@ -201,14 +213,15 @@ def conv2d(
         bias: ``(K,)``, same dtype and device, or None.
         stride: positive int or (height, width).
         padding: non-negative int, (height, width), ``((top, bottom), (left, right))``, or a mode: ``"valid"`` (none),
-            ``"same"`` (output ``ceil(H / stride)``, for any stride; an odd pixel goes below/right), ``"same_lower"`` (above/left)
-            or ``"full"`` (every position where filter and image meet).
+            ``"same"`` (output ``ceil(H / stride)``, for any stride; an odd pixel goes below/right), ``"same_lower"``
+            (above/left) or ``"full"`` (every position where filter and image meet).
         dilation: positive int or (height, width).
         groups: positive divisor of C and K.
-        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("conv2d", device)``; never changes what is computed.
+        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("conv2d", device)``; never changes what is
+            computed.
 
     Returns:
-        ``(N, K, P, Q)`` or ``(K, P, Q)`` with ``P = floor((H + top + bottom - d (R - 1) - 1) / s) + 1``, likewise ``Q``.
+        ``(N, K, P, Q)`` or ``(K, P, Q)`` with ``P = floor((H + top + bottom - d (R - 1) - 1) / s) + 1``; so is ``Q``.
         Sums are accumulated in float32 (float64 for float64). On CUDA, float32 uses TF32 tensor cores where
         ``torch.backends.cudnn.allow_tf32`` says so.
 
@@ -218,34 +231,55 @@ def conv2d(
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
-    stride, dilation = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
-    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], stride, dilation)
-    allow_tf32 = _tf32_allowed(input)
+    steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], steps, spacing)
+    window = (steps, pads, spacing, groups)
+    options: dict[str, Any] = {"allow_tf32": _tf32_allowed(input), "algorithm": algorithm}
     if torch.compiler.is_compiling():
-        return ops.conv2d(input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm)
+        return ops.conv2d(input, weight, bias, *window, **options)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
     if dispatch.is_plain(input, weight, bias):
         with below_autograd():
-            return ops.conv2d.default(
-                input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm
-            )
-    return _differentiable(input, weight, bias, stride, pads, dilation, groups, allow_tf32=allow_tf32, algorithm=algorithm)
+            return ops.conv2d.default(input, weight, bias, *window, **options)
+    return _differentiable(input, weight, bias, *window, **options)
 
 
 def _differentiable(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: Any = (1,), padding: Any = (0,),
-    dilation: Any = (1,), groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     p = Parameters(
-        stride, padding, dilation, groups, tuple(input.shape[-2:]), tuple(weight.shape[-2:]),
-        _format_of(input), _format_of(weight), allow_tf32, algorithm,
-    )  # fmt: skip
+        stride,
+        padding,
+        dilation,
+        groups,
+        input.shape[-2:],
+        weight.shape[-2:],
+        _format_of(input),
+        _format_of(weight),
+        allow_tf32,
+        algorithm,
+    )
     return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
 def choice(
-    pass_: str, input: torch.Tensor, weight: torch.Tensor, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1, groups: int = 1
+    pass_: str,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
 ) -> str:
     """Returns the algorithm that ``"auto"`` takes for a pass of this convolution.
 
@@ -256,14 +290,27 @@ def choice(
     """
     if pass_ not in PASSES:
         raise ValueError(f"pass_ must be one of {', '.join(map(repr, PASSES))}, got {pass_!r}")
-    stride, dilation = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
-    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], stride, dilation)
+    steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], steps, spacing)
     dispatch.check_dtype("conv2d", "input", input)
-    sizes = [*geometry.image_size("conv2d", "input", input), weight.shape[0], *weight.shape[-2:], *stride, *pads, *dilation, groups]
+    sizes = [
+        *geometry.image_size("conv2d", "input", input),
+        weight.shape[0],
+        *weight.shape[-2:],
+        *steps,
+        *pads,
+        *spacing,
+        groups,
+    ]
     return _library.conv2d_choice(
-        input.device.type, list(PASSES).index(pass_), dispatch.FLOATS.index(input.dtype), sizes,
-        dispatch.is_channels_last(input), dispatch.is_channels_last(weight), _tf32_allowed(input),
-    )  # fmt: skip
+        input.device.type,
+        list(PASSES).index(pass_),
+        dispatch.FLOATS.index(input.dtype),
+        sizes,
+        dispatch.is_channels_last(input),
+        dispatch.is_channels_last(weight),
+        _tf32_allowed(input),
+    )
 
 
 # --- registration: what torch.ops.torch_convops.* does under autograd, autocast and fake tensors ---
@@ -272,24 +319,58 @@ library.impl("conv2d", _differentiable, "Autograd")
 
 
 def _grad_input_differentiable(
-    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    weight: torch.Tensor,
+    input_size: Any,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    memory_format: torch.memory_format | None = None,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     p = Parameters(
-        stride, padding, dilation, groups, input_size, tuple(weight.shape[-2:]), memory_format or _format_of(grad_output),
-        _format_of(weight), allow_tf32, algorithm,
-    )  # fmt: skip
+        stride,
+        padding,
+        dilation,
+        groups,
+        input_size,
+        weight.shape[-2:],
+        memory_format or _format_of(grad_output),
+        _format_of(weight),
+        allow_tf32,
+        algorithm,
+    )
     return Contraction.call(grad_output, weight, None, INPUT, p)
 
 
 def _grad_weight_differentiable(
-    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    memory_format: torch.memory_format | None = None,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     p = Parameters(
-        stride, padding, dilation, groups, tuple(input.shape[-2:]), kernel_size, _format_of(input),
-        memory_format or torch.contiguous_format, allow_tf32, algorithm,
-    )  # fmt: skip
+        stride,
+        padding,
+        dilation,
+        groups,
+        input.shape[-2:],
+        kernel_size,
+        _format_of(input),
+        memory_format or torch.contiguous_format,
+        allow_tf32,
+        algorithm,
+    )
     return Contraction.call(grad_output, input, None, WEIGHT, p)
 
 
@@ -298,7 +379,9 @@ library.impl("conv2d_grad_weight", _grad_weight_differentiable, "Autograd")
 library.impl("conv2d_grad_bias", lambda grad_output: BiasGradient.call(grad_output), "Autograd")
 
 
-def _conv2d_autocast(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+def _conv2d_autocast(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any
+) -> Any:
     input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
     with dispatch.excluding_autocast():
         return ops.conv2d.default(input, weight, bias, *args, **kwargs)
@@ -310,9 +393,17 @@ library.impl("conv2d", _conv2d_autocast, "AutocastCUDA")
 
 @dispatch.register_fake("conv2d")
 def _conv2d_fake(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: Any = (1,), padding: Any = (0,),
-    dilation: Any = (1,), groups: Int = 1, *, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     dispatch.check_dtype("conv2d", "input", input)
     dispatch.check_same("conv2d", "weight", weight, input)
     input_size = geometry.image_size("conv2d", "input", input)
@@ -327,9 +418,18 @@ def _conv2d_fake(
 
 @dispatch.register_fake("conv2d_grad_input")
 def _grad_input_fake(
-    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    weight: torch.Tensor,
+    input_size: Any,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    memory_format: torch.memory_format | None = None,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "conv2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
     dispatch.check_same(op, "weight", weight, grad_output, "grad_output")
@@ -345,9 +445,18 @@ def _grad_input_fake(
 
 @dispatch.register_fake("conv2d_grad_weight")
 def _grad_weight_fake(
-    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Any, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-    groups: Int = 1, *, memory_format: torch.memory_format | None = None, allow_tf32: bool = False, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: Int = 1,
+    *,
+    memory_format: torch.memory_format | None = None,
+    allow_tf32: bool = False,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "conv2d_grad_weight"
     dispatch.check_dtype(op, "input", input)
     dispatch.check_same(op, "grad_output", grad_output, input)
@@ -357,9 +466,13 @@ def _grad_weight_fake(
     if groups <= 0:
         raise ValueError(f"{op}: groups must be positive, got {groups}")
     size = (grad_size[1], input_size[1] // groups, R, S)
-    geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, stride, padding, dilation, groups))
+    geometry.check_size(
+        op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, stride, padding, dilation, groups)
+    )
     channels_last = memory_format is torch.channels_last
-    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=dispatch.memory_format(channels_last))
+    return torch.empty(
+        size, dtype=input.dtype, device=input.device, memory_format=dispatch.memory_format(channels_last)
+    )
 
 
 @dispatch.register_fake("conv2d_grad_bias")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +16,21 @@ from ._dispatch import LinearMap, below_autograd, library, ops
 class Routing(NamedTuple):
     """The linear map that saved offsets fix: gather reads each window's tap, its transpose routes values there."""
 
-    input_size: tuple[Int, Int]
+    input_size: Sequence[Int]
     window: tuple[Any, ...]  # kernel_size, stride, padding, dilation, ceil_mode
     memory_format: torch.memory_format  # of the input
     algorithm: str
 
     def __call__(self, tensor: torch.Tensor, offsets: torch.Tensor | None, transposed: bool) -> torch.Tensor:
         if transposed:
-            return ops.max_pool2d_grad_input.default(tensor, offsets, self.input_size, *self.window, memory_format=self.memory_format, algorithm=self.algorithm)
+            return ops.max_pool2d_grad_input.default(
+                tensor,
+                offsets,
+                self.input_size,
+                *self.window,
+                memory_format=self.memory_format,
+                algorithm=self.algorithm,
+            )
         return ops.max_pool2d_gather.default(tensor, offsets, *self.window, algorithm=self.algorithm)
 
 
@@ -89,7 +97,8 @@ def max_pool2d(
         padding: int, pair, ``((top, bottom), (left, right))`` or a mode as for :func:`torch_convops.conv2d`; at most
             half of the window's extent ``dilation * (kernel_size - 1) + 1`` on each side.
         dilation: positive int or (height, width).
-        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is dropped.
+        ceil_mode: round the output size up; a window that would start beyond the image and its upper-left padding is
+            dropped.
         return_indices: also return the int64 index ``h * W + w`` of each maximum in its plane.
         algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("max_pool2d", device)``.
 
@@ -100,11 +109,10 @@ def max_pool2d(
         ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
         TypeError: an argument is of the wrong type.
     """
-    kernel_size = geometry.pair("kernel_size", kernel_size)
-    dilation = geometry.pair("dilation", dilation)
-    steps = kernel_size if stride is None or (not isinstance(stride, int) and len(stride) == 0) else geometry.pair("stride", stride)
-    pads = geometry.sides(padding, input.shape[-2:], kernel_size, steps, dilation)
-    window = (kernel_size, steps, pads, dilation, ceil_mode)
+    kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
+    steps = geometry.pool_stride(stride, kernel)
+    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, spacing)
+    window = (kernel, steps, pads, spacing, ceil_mode)
     if torch.compiler.is_compiling():
         if not return_indices and not input.requires_grad:
             return ops.max_pool2d(input, *window, algorithm=algorithm)
@@ -122,11 +130,20 @@ def max_pool2d(
 
 
 def _with_offsets_differentiable(
-    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False,
-    *, algorithm: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
     routing = Routing(
-        tuple(input.shape[-2:]), (kernel_size, stride, padding, dilation, ceil_mode), dispatch.memory_format(dispatch.is_channels_last(input)), algorithm
+        input.shape[-2:],
+        (kernel_size, stride, padding, dilation, ceil_mode),
+        dispatch.memory_format(dispatch.is_channels_last(input)),
+        algorithm,
     )
     output, offsets = MaxPool.call(input, routing)
     return output, offsets
@@ -143,20 +160,38 @@ def _values_differentiable(input: torch.Tensor, *args: Any, **kwargs: Any) -> to
 
 
 def _grad_input_differentiable(
-    grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
-    dilation: Any = (1,), ceil_mode: bool = False, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    offsets: torch.Tensor,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    memory_format: torch.memory_format | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm)
+    routing = Routing(
+        input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm
+    )
     return LinearMap.call(grad_output, offsets, True, routing)
 
 
 def _gather_differentiable(
-    input: torch.Tensor, offsets: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
-    ceil_mode: bool = False, *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    offsets: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(tuple(input.shape[-2:]), window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
+    routing = Routing(input.shape[-2:], window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
     return LinearMap.call(input, offsets, False, routing)
 
 
@@ -184,9 +219,15 @@ def _check_offsets(op: str, offsets: torch.Tensor, size: Any, kernel_size: Any) 
 
 @dispatch.register_fake("max_pool2d")
 def _max_pool2d_fake(
-    input: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False,
-    *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     dispatch.check_dtype("max_pool2d", "input", input, integers=True)
     input_size = geometry.image_size("max_pool2d", "input", input)
     size = geometry.pool2d_size("max_pool2d", input_size, kernel_size, stride, padding, dilation, ceil_mode)
@@ -194,16 +235,27 @@ def _max_pool2d_fake(
 
 
 @dispatch.register_fake("max_pool2d_with_offsets")
-def _with_offsets_fake(input: torch.Tensor, kernel_size: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_offsets_fake(
+    input: torch.Tensor, kernel_size: Any, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     output = _max_pool2d_fake(input, kernel_size, *args, **kwargs)
     return output, torch.empty_like(output, dtype=_offset_dtype("max_pool2d", kernel_size))
 
 
 @dispatch.register_fake("max_pool2d_grad_input")
 def _grad_input_fake(
-    grad_output: torch.Tensor, offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,),
-    dilation: Any = (1,), ceil_mode: bool = False, *, memory_format: torch.memory_format | None = None, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    grad_output: torch.Tensor,
+    offsets: torch.Tensor,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    memory_format: torch.memory_format | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "max_pool2d_grad_input"
     dispatch.check_dtype(op, "grad_output", grad_output)
     grad_size = geometry.image_size(op, "grad_output", grad_output)
@@ -217,21 +269,37 @@ def _grad_input_fake(
 
 @dispatch.register_fake("max_pool2d_gather")
 def _gather_fake(
-    input: torch.Tensor, offsets: torch.Tensor, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
-    ceil_mode: bool = False, *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    input: torch.Tensor,
+    offsets: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "max_pool2d_gather"
     dispatch.check_dtype(op, "input", input)
-    size = geometry.pool2d_size(op, geometry.image_size(op, "input", input), kernel_size, stride, padding, dilation, ceil_mode)
+    size = geometry.pool2d_size(
+        op, geometry.image_size(op, "input", input), kernel_size, stride, padding, dilation, ceil_mode
+    )
     _check_offsets(op, offsets, size, kernel_size)
     return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
 
 
 @dispatch.register_fake("max_pool2d_indices")
 def _indices_fake(
-    offsets: torch.Tensor, input_size: Any, kernel_size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
-    ceil_mode: bool = False, *, algorithm: str = "auto",
-) -> torch.Tensor:  # fmt: skip
+    offsets: torch.Tensor,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> torch.Tensor:
     op = "max_pool2d_indices"
     H, W = geometry.expand(op, "input_size", input_size)
     size = (*geometry.image_size(op, "offsets", offsets)[:2], H, W)
