@@ -11,6 +11,7 @@ Each public function takes one of three ways:
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -60,6 +61,12 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
             if type(error) is RuntimeError and message.startswith("torch_convops::"):
                 raise TypeError(message) from None
             raise
+        except AttributeError:
+            # Only tensors are asked for attributes; which argument was none is looked for when that fails.
+            for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+                if name in ("input", "weight") and not isinstance(value, torch.Tensor):
+                    raise TypeError(f"{prefix}: {name} must be a Tensor, got {value!r}") from None
+            raise
 
     return wrapper
 
@@ -82,7 +89,18 @@ def register_fake(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 4 and suggest_memory_format(tensor) is torch.channels_last
+    """Whether strides order a 4-D tensor as N, H, W, C: the rule of csrc/common/stable.h and of torch."""
+    if tensor.dim() != 4:
+        return False
+    if not all(type(size) is int for size in tensor.shape):
+        return suggest_memory_format(tensor) is torch.channels_last
+    strides, sizes = tensor.stride(), tensor.shape
+    least = 0
+    for dim in (1, 3, 2, 0):
+        if sizes[dim] == 0 or strides[dim] < least or strides[1] == 0 or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * sizes[dim]
+    return True
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
@@ -147,17 +165,30 @@ def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
 
 
 class Function(torch.autograd.Function):
-    """An autograd.Function that is called with :meth:`call`."""
+    """An autograd.Function that is called with :meth:`call`.
+
+    torch.func's transforms need ``setup_context``; outside them torch binds the arguments to forward's signature for it,
+    which costs more than the call itself, so there a twin whose forward takes the context does the same work.
+    """
+
+    _twin: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = cls.forward(*args)
+            cls.setup_context(ctx, args, output)
+            return output
+
+        members = {"forward": forward, "backward": cls.backward, "jvp": cls.jvp}
+        cls._twin = type(torch.autograd.Function)(
+            cls.__name__, (torch.autograd.Function,), {name: staticmethod(member) for name, member in members.items()}
+        )
 
     @classmethod
     def call(cls, *args: Any) -> Any:
-        """``apply`` without binding the arguments to forward's signature, which costs more than the call itself.
-
-        They are always given in full and in order; torch.func's transforms take the way of ``apply``.
-        """
-        if torch._C._are_functorch_transforms_active():
-            return cls.apply(*args)
-        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+        return (cls if torch._C._are_functorch_transforms_active() else cls._twin).apply(*args)
 
 
 class Map(Protocol):
