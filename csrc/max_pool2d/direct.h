@@ -38,56 +38,5 @@ void direct_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
   });
 }
 
-// grad_input as a gather: each pixel adds, in order, the gradients of the windows whose offset names it.
-template <typename scalar_t, typename offset_t>
-void direct_max_pool_grad_input(
-    const Pool2dGeometry& g, const scalar_t* grad_output, const offset_t* offsets, scalar_t* grad_input) {
-  using acc_t = Compute<scalar_t>;
-  using Offset = LaneInt<acc_t>;
-  constexpr int lanes = kLanes<acc_t>;
-  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
-  // The windows that hold a row or column, and through which tap.
-  struct Holder {
-    int64_t window, tap;
-  };
-  const auto holders_of = [](const Axis& axis) {
-    std::vector<std::vector<Holder>> holders(axis.input);
-    for (int64_t o = 0; o < axis.output; ++o) {
-      for (int64_t tap = axis.first_tap(o); tap < axis.last_tap(o); ++tap) {
-        holders[axis.start(o) + tap * axis.dilation].push_back({o, tap});
-      }
-    }
-    return holders;
-  };
-  const auto rows = holders_of(g.h), columns = holders_of(g.w);
-  parallel_for(g.N * H, g.input_numel(), [&](int64_t begin, int64_t end) {
-    std::vector<WindowTap> taps;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / H;
-      for (int64_t w = 0; w < W; ++w) {
-        taps.clear();
-        for (const Holder& row : rows[item % H]) {
-          for (const Holder& column : columns[w]) {
-            taps.push_back({((n * P + row.window) * Q + column.window) * C, row.tap * g.w.kernel + column.tap});
-          }
-        }
-        for_each_four_vectors<acc_t>(C, [&](int64_t i, int64_t count, auto vectors) {
-          Vector<acc_t> sum[vectors] = {};
-          for (const WindowTap& tap : taps) {
-            const Vector<Offset> offset = broadcast<Offset>(tap.offset);
-            for (int v = 0; v < vectors; ++v) {
-              const int64_t at = tap.element + i + v * lanes;
-              const auto named = load_offsets<offset_t, Offset>(offsets + at, count) == offset;
-              sum[v] = named ? sum[v] + load_partial(grad_output + at, count) : sum[v];
-            }
-          }
-          for (int v = 0; v < vectors; ++v)
-            store_partial(grad_input + (item * W + w) * C + i + v * lanes, sum[v], count);
-        });
-      }
-    }
-  });
-}
-
 }  // namespace CONVOPS_ISA
 }  // namespace convops

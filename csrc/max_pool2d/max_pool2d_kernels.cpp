@@ -66,15 +66,5 @@ void max_pool2d_routing(const MaxPool2dProblem& problem, const MaxPool2dArgument
   });
 }
 
-void max_pool2d_direct_grad_input(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {
-  with_types(problem, [&]<typename scalar_t, typename offset_t>() {
-    if constexpr (!std::is_integral_v<scalar_t>) {
-      direct_max_pool_grad_input(
-          problem.geometry, static_cast<const scalar_t*>(a.output), static_cast<const offset_t*>(a.offsets),
-          static_cast<scalar_t*>(a.input));
-    }
-  });
-}
-
 }  // namespace CONVOPS_ISA
 }  // namespace convops

@@ -40,18 +40,6 @@ CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t co
   }
 }
 
-template <typename offset_t, typename Lane>
-CONVOPS_INLINE Vector<Lane> load_offsets(const offset_t* from, int64_t count) {
-  typedef offset_t Narrow __attribute__((vector_size(kLanes<Lane> * sizeof(offset_t))));
-  Narrow narrow{};
-  if (count >= kLanes<Lane>) {
-    std::memcpy(&narrow, from, sizeof(narrow));
-  } else {
-    for (int64_t i = 0; i < count; ++i) narrow[i] = from[i];
-  }
-  return __builtin_convertvector(narrow, Vector<Lane>);
-}
-
 // What the maximum of no value is.
 template <typename scalar_t>
 constexpr Compute<scalar_t> kLowest = [] {
