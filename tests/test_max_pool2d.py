@@ -84,7 +84,7 @@ def random_cases(count: int) -> list[Case]:
             size if chance.random() < 0.85 else size[1:],
             kernel,
             chance.choice([None, 1, 2, (chance.randint(1, 5), chance.randint(1, 5))]),
-            chance.choice([0, even, sides]),
+            chance.choice([0, even, even, sides]),
             dilation,
             chance.random() < 0.5,
         )
@@ -114,7 +114,7 @@ CASES = [
     Case((1, 2, 20, 24), (16, 16), 2, 8),
     Case((1, 2, 20, 24), (17, 16), 7, ((8, 3), (0, 8)), 1, True),
     Case((2, 3, 40, 40), (20, 19), 5, 4, 2),
-    *random_cases(36),
+    *random_cases(32),
 ]
 
 
@@ -176,7 +176,7 @@ def test_matches_torch(device: str, case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_integers_match_torch(device: str, dtype: torch.dtype) -> None:
-    for case in CASES:
+    for case in CASES[::2]:
         for values, expected, expected_indices in examples(case, dtype):
             for layout in LAYOUTS:
                 x = in_layout(values.to(device), layout)

@@ -66,6 +66,8 @@ def sides(
             raise ValueError(
                 f"padding must be an int, a pair, four sides or one of {', '.join(map(repr, MODES))}; got {padding!r}"
             )
+        if len(input_size) < 2 or len(kernel_size) < 2:
+            return [0, 0, 0, 0]  # the operator says what is wrong with the rank
         result: list[Int] = []
         for n, k, s, d in zip(input_size, kernel_size, stride, dilation, strict=True):
             extent = d * (k - 1) + 1
@@ -91,7 +93,7 @@ def sides(
 
 def expand(op: str, name: str, values: Sequence[Int]) -> tuple[Int, Int]:
     if len(values) not in (1, 2):
-        raise ValueError(f"{op}: {name} must have 1 or 2 values, got {_as_tuple(values)}")
+        raise ValueError(f"{op}: {name} must have 1 or 2 values, got {as_tuple(values)}")
     return values[0], values[-1]
 
 
@@ -99,11 +101,11 @@ def _expand_sides(op: str, padding: Sequence[Int]) -> tuple[Int, Int, Int, Int]:
     if len(padding) == 4:
         return padding[0], padding[1], padding[2], padding[3]
     if len(padding) not in (1, 2):
-        raise ValueError(f"{op}: padding must have 1, 2 or 4 values, got {_as_tuple(padding)}")
+        raise ValueError(f"{op}: padding must have 1, 2 or 4 values, got {as_tuple(padding)}")
     return padding[0], padding[0], padding[-1], padding[-1]
 
 
-def _as_tuple(values: Sequence[Int]) -> str:
+def as_tuple(values: Sequence[Int]) -> str:
     return "(" + ", ".join(map(str, values)) + ")"
 
 
@@ -112,7 +114,7 @@ def _require(condition: Any, op: str, message: str) -> None:
         raise ValueError(f"{op}: {message}")
 
 
-def _checked(op: str, what: str, value: Int) -> Int:
+def checked(op: str, what: str, value: Int) -> Int:
     _require(not isinstance(value, int) or value <= _INT64_MAX, op, f"{what} overflows a 64-bit integer")
     return value
 
@@ -144,11 +146,11 @@ def make_axis(
     _require(
         pad_lower >= 0 and pad_upper >= 0,
         op,
-        f"padding must not be negative, got {_as_tuple((pad_lower, pad_upper))} for the {name}",
+        f"padding must not be negative, got {as_tuple((pad_lower, pad_upper))} for the {name}",
     )
-    extent = _checked(op, "dilation * (kernel - 1)", dilation * (kernel - 1))
-    extent = _checked(op, "dilation * (kernel - 1) + 1", extent + 1)
-    padded = _checked(op, "input + padding", _checked(op, "input + padding", size + pad_lower) + pad_upper)
+    extent = checked(op, "dilation * (kernel - 1)", dilation * (kernel - 1))
+    extent = checked(op, "dilation * (kernel - 1) + 1", extent + 1)
+    padded = checked(op, "input + padding", checked(op, "input + padding", size + pad_lower) + pad_upper)
     _require(
         extent <= padded,
         op,
@@ -170,7 +172,7 @@ def _check_numel(op: str, what: str, sizes: Sequence[Int]) -> None:
         _require(
             not isinstance(size_in_bytes, int) or size_in_bytes <= _INT64_MAX,
             op,
-            f"{what} of size {_as_tuple(sizes)} is too large to allocate",
+            f"{what} of size {as_tuple(sizes)} is too large to allocate",
         )
 
 
@@ -189,12 +191,12 @@ def conv2d_size(
     stride, dilation = expand(op, "stride", stride), expand(op, "dilation", dilation)
     top, bottom, left, right = _expand_sides(op, padding)
     _require(groups > 0, op, f"groups must be positive, got {groups}")
-    _require(K > 0, op, f"weight must have at least one filter, got weight of size {_as_tuple(weight_size)}")
+    _require(K > 0, op, f"weight must have at least one filter, got weight of size {as_tuple(weight_size)}")
     _require(
         C % groups == 0 and C // groups == C_per_group,
         op,
-        f"input channels must equal weight channels * groups, got input of size {_as_tuple(input_size)}, "
-        f"weight of size {_as_tuple(weight_size)} and groups {groups}",
+        f"input channels must equal weight channels * groups, got input of size {as_tuple(input_size)}, "
+        f"weight of size {as_tuple(weight_size)} and groups {groups}",
     )
     _require(K % groups == 0, op, f"groups must divide the number of filters, got {K} filters and groups {groups}")
     h = make_axis(op, "height", H, R, stride[0], dilation[0], top, bottom)
@@ -219,20 +221,20 @@ def pool2d_size(
     steps = expand(op, "stride", stride) if len(stride) else kernel
     top, bottom, left, right = _expand_sides(op, padding)
     dilations = expand(op, "dilation", dilation)
-    _require(C > 0, op, f"input must have at least one channel, got input of size {_as_tuple(input_size)}")
+    _require(C > 0, op, f"input must have at least one channel, got input of size {as_tuple(input_size)}")
     h = make_axis(op, "height", H, kernel[0], steps[0], dilations[0], top, bottom, ceil_mode)
     w = make_axis(op, "width", W, kernel[1], steps[1], dilations[1], left, right, ceil_mode)
     for axis, lower, upper in ((h, top, bottom), (w, left, right)):
         _require(
             lower <= axis.extent // 2 and upper <= axis.extent // 2,
             op,
-            f"padding must be at most half of the window's extent, got padding {_as_tuple((lower, upper))} "
+            f"padding must be at most half of the window's extent, got padding {as_tuple((lower, upper))} "
             f"for an extent of {axis.extent}",
         )
     _require(
         not isinstance(kernel[0] * kernel[1], int) or kernel[0] * kernel[1] <= 2**31 - 1,
         op,
-        f"kernel_size must have at most 2**31 - 1 taps, got {_as_tuple(kernel)}",
+        f"kernel_size must have at most 2**31 - 1 taps, got {as_tuple(kernel)}",
     )
     size = (N, C, h.output, w.output)
     _check_numel(op, "output", size)
@@ -243,7 +245,7 @@ def check_size(op: str, name: str, actual: Sequence[Int], expected: Sequence[Int
     _require(
         all(a == e for a, e in zip(actual, expected, strict=True)),
         op,
-        f"{name} must be of size {_as_tuple(expected)}, got {_as_tuple(actual)}",
+        f"{name} must be of size {as_tuple(expected)}, got {as_tuple(actual)}",
     )
 
 

@@ -43,7 +43,8 @@ void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, sc
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const Pool2dGeometry& g = problem.geometry;
-  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C, S = g.w.kernel;
+  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
+  const Axis used = g.w.used();
   const int64_t ring_slots = std::min(g.h.extent(), H);
   const auto row_windows = windows_of(g.h), column_windows = windows_of(g.w);
   // A strip is a plane, or a range of output columns whose ring of rows stays in the L2 cache.
@@ -60,7 +61,7 @@ void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, sc
     std::vector<const acc_t*> slots;
   };
   const auto make_state = [&] {
-    return State{Scratch<acc_t>(ring_slots * pitch), Scratch<acc_t>(pitch), {g.w, acc_t(0)}, RowRing(ring_slots), {}};
+    return State{Scratch<acc_t>(ring_slots * pitch), Scratch<acc_t>(pitch), {used, acc_t(0)}, RowRing(ring_slots), {}};
   };
   parallel_strips(
       g.N * planes * chunks, P, g.input_numel(), make_state, [&](State& state, int64_t strip, int64_t p0, int64_t p1) {
@@ -72,7 +73,7 @@ void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, sc
             state.row.set(image + h * W);
             for (int64_t q = 0; q < Q; q += lanes) {
               Vector<acc_t> sum{};
-              for (int64_t s = 0; s < S; ++s) sum += load(state.row.tap(s) + q);
+              for (int64_t s = 0; s < used.kernel; ++s) sum += load(state.row.tap(s) + q);
               store(to + q, sum);
             }
             return;
@@ -176,6 +177,7 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
   const int64_t ring_slots = std::min(ceil_div(g.h.kernel, g.h.stride), P);
   const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? g.N : g.N * C;
   const int64_t length = Q * pixel, pitch = round_up(length, lanes) + lanes;
+  const Axis used = g.w.used();
   const auto row_covers = covers_of(g.h), column_covers = covers_of(g.w);
 
   struct State {
@@ -190,7 +192,7 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
         Scratch<acc_t>(ring_slots * pitch),
         Scratch<acc_t>(pitch),
         Scratch<acc_t>(pitch),
-        SpreadRow<scalar_t>(g.w),
+        SpreadRow<scalar_t>(used),
         RowRing(ring_slots),
         {},
         -1};

@@ -59,6 +59,17 @@ struct Axis {
     const int64_t n = ceil_div(input - start(o), dilation);
     return n < kernel ? (n < 0 ? 0 : n) : kernel;
   }
+  // The same windows without taps that no output reads inside the input (but perhaps one on either side), and the
+  // number of the first that is left: what a window far larger than the image shrinks to.
+  int64_t first_used_tap() const {
+    const int64_t last_start = start(output - 1);
+    return last_start >= 0 ? 0 : -last_start / dilation;
+  }
+  Axis used() const {
+    const int64_t first = first_used_tap(), end = (input - 1 + pad_lower) / dilation + 1;
+    const int64_t taps = (end < kernel ? end : kernel) - first;
+    return {input, taps > 1 ? taps : 1, output, stride, dilation, pad_lower - first * dilation, pad_upper};
+  }
   // The outputs with every tap inside the input: [first_interior, last_interior).
   CONVOPS_HOST_DEVICE int64_t first_interior() const {
     const int64_t o = ceil_div(pad_lower, stride);

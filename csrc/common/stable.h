@@ -39,7 +39,13 @@ inline const char* dtype_name(ScalarType dtype) {
   }
 }
 
+// An undefined tensor is what None becomes.
+inline void check_defined(const char* op, const char* argument, const Tensor& tensor) {
+  CONVOPS_CHECK(tensor.defined(), op, argument, " must be a Tensor, got None");
+}
+
 inline DType check_dtype(const char* op, const char* argument, const Tensor& tensor, bool integers = false) {
+  check_defined(op, argument, tensor);
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return DType::float32;
     case ScalarType::Double: return DType::float64;
@@ -64,6 +70,7 @@ inline DType check_dtype(const char* op, const char* argument, const Tensor& ten
 
 inline void check_same(
     const char* op, const char* argument, const Tensor& tensor, const Tensor& input, const char* input_name = "input") {
+  check_defined(op, argument, tensor);
   CONVOPS_CHECK(
       tensor.scalar_type() == input.scalar_type(), op, argument, " must have the dtype of ", input_name, " (",
       dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));

@@ -79,6 +79,7 @@ Tensor conv2d_grad_input(
   const bool channels_last = wants_channels_last(grad_output, memory_format);
   const Weight weight(kGradInput, weight_);
   const auto [H, W] = as_pair(kGradInput, "input_size", input_size);
+  CONVOPS_CHECK(groups > 0, kGradInput, "groups must be positive, got ", groups);
   const int64_t C = checked_mul(kGradInput, "weight channels * groups", weight.size[1], groups);
   const auto geometry = make_conv2d_geometry(
       kGradInput, {size[0], C, H, W}, weight.size, as_pair(kGradInput, "stride", stride), as_sides(kGradInput, padding),

@@ -10,6 +10,7 @@ ScalarType offset_dtype(const Pool2dGeometry& geometry) {
 }
 
 void check_offsets(const PoolWindow& window, const Tensor& offsets, const Pool2dGeometry& geometry) {
+  check_defined(window.op, "offsets", offsets);
   CONVOPS_CHECK(
       offsets.scalar_type() == offset_dtype(geometry), window.op, "offsets must be ",
       dtype_name(offset_dtype(geometry)), " for a window of ", geometry.taps(), " taps, got ",
@@ -102,6 +103,7 @@ Tensor max_pool2d_indices(
     Tensor offsets, IntList input_size, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
     bool ceil_mode, std::string algorithm) {
   const PoolWindow window{"max_pool2d_indices", kernel_size, stride, padding, dilation, ceil_mode};
+  check_defined(window.op, "offsets", offsets);
   const bool channels_last = is_channels_last(offsets);
   const auto size = image_size(window.op, "offsets", offsets);
   const auto [H, W] = as_pair(window.op, "input_size", input_size);

@@ -109,11 +109,13 @@ void max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
   std::fill_n(first_taps.data(), round_up(Q, lanes), Offset(0));
   for (int64_t q = 0; q < Q; ++q) first_taps[q] = static_cast<Offset>(g.w.first_tap(q));
 
+  const Axis used = g.w.used();
+  const int64_t first_used = g.w.first_used_tap();
   struct State {
     StridedRow<acc_t> row;
     MaximumStrip<scalar_t, offset_t, kOffsets> strip;
   };
-  const auto make_state = [&] { return State{{g.w, kLowest<scalar_t>}, {g.h, row_windows, S, Q}}; };
+  const auto make_state = [&] { return State{{used, kLowest<scalar_t>}, {g.h, row_windows, S, Q}}; };
   parallel_strips(g.N * g.C, P, g.input_numel(), make_state, [&](State& state, int64_t plane, int64_t p0, int64_t p1) {
     auto& rows = state.strip.rows;
     const auto make = [&](int64_t h, int64_t slot) {
@@ -121,7 +123,9 @@ void max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
       for (int64_t q = 0; q < Q; q += lanes) {
         Maximum<acc_t, kOffsets> maximum;
         maximum.start(broadcast<acc_t>(kLowest<scalar_t>), load(first_taps.data() + q));
-        for (int64_t s = 0; s < S; ++s) maximum.take(load(state.row.tap(s) + q), broadcast<Offset>(s));
+        for (int64_t s = 0; s < used.kernel; ++s) {
+          maximum.take(load(state.row.tap(s) + q), broadcast<Offset>(first_used + s));
+        }
         rows.put(slot * rows.pitch + q, maximum);
       }
     };

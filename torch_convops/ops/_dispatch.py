@@ -62,30 +62,50 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
                 raise TypeError(message) from None
             raise
         except AttributeError:
-            # Only tensors are asked for attributes; which argument was none is looked for when that fails.
-            for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
-                if name in ("input", "weight") and not isinstance(value, torch.Tensor):
-                    raise TypeError(f"{prefix}: {name} must be a Tensor, got {value!r}") from None
+            raise_for_missing_tensor(prefix, function, args, kwargs, TypeError)
+            raise
+
+    return wrapper
+
+
+def raise_for_missing_tensor(
+    op: str, function: Callable[..., Any], args: Any, kwargs: Any, error: type[Exception]
+) -> None:
+    """Names the argument that should have been a tensor, once asking it for an attribute has failed."""
+    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+        optional = name == "bias" and value is None
+        if name in ("input", "weight", "bias", "grad_output", "offsets") and not (
+            optional or isinstance(value, torch.Tensor)
+        ):
+            raise error(f"{op}: {name} must be a Tensor, got {value!r}") from None
+
+
+def raises_operator_errors(op: str, function: Callable[P, R]) -> Callable[P, R]:
+    """Gives Python code behind an operator the error type of the compiled code: RuntimeError."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise RuntimeError(str(error)) from None
+        except AttributeError:
+            raise_for_missing_tensor(op, function, args, kwargs, RuntimeError)
             raise
 
     return wrapper
 
 
 def register_fake(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Registers a fake kernel, whose argument errors are RuntimeErrors as those of the real ones are."""
-
     def register(fake: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(fake)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return fake(*args, **kwargs)
-            except (ValueError, TypeError) as error:
-                raise RuntimeError(str(error)) from None
-
-        torch.library.register_fake(f"torch_convops::{name}", wrapper)
+        torch.library.register_fake(f"torch_convops::{name}", raises_operator_errors(name, fake))
         return fake
 
     return register
+
+
+def register_autograd(name: str, function: Callable[..., Any]) -> None:
+    library.impl(name, raises_operator_errors(name, function), "Autograd")
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
@@ -167,8 +187,8 @@ def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
 class Function(torch.autograd.Function):
     """An autograd.Function that is called with :meth:`call`.
 
-    torch.func's transforms need ``setup_context``; outside them torch binds the arguments to forward's signature for it,
-    which costs more than the call itself, so there a twin whose forward takes the context does the same work.
+    torch.func's transforms need ``setup_context``; outside them torch binds the arguments to forward's signature for
+    it, which costs more than the call itself, so there a twin whose forward takes the context does the same work.
     """
 
     _twin: Any

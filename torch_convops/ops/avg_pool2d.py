@@ -10,7 +10,7 @@ import torch
 from .. import _geometry as geometry
 from .._geometry import Int, Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import LinearMap, below_autograd, library, ops
+from ._dispatch import LinearMap, below_autograd, ops
 
 
 class Averaging(NamedTuple):
@@ -120,8 +120,8 @@ def _grad_input_differentiable(
     return LinearMap.call(grad_output, None, True, averaging)
 
 
-library.impl("avg_pool2d", _differentiable, "Autograd")
-library.impl("avg_pool2d_grad_input", _grad_input_differentiable, "Autograd")
+dispatch.register_autograd("avg_pool2d", _differentiable)
+dispatch.register_autograd("avg_pool2d_grad_input", _grad_input_differentiable)
 
 
 def _check_divisor(op: str, divisor_override: int | None) -> None:

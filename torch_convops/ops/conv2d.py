@@ -315,7 +315,7 @@ def choice(
 
 # --- registration: what torch.ops.torch_convops.* does under autograd, autocast and fake tensors ---
 
-library.impl("conv2d", _differentiable, "Autograd")
+dispatch.register_autograd("conv2d", _differentiable)
 
 
 def _grad_input_differentiable(
@@ -374,9 +374,15 @@ def _grad_weight_differentiable(
     return Contraction.call(grad_output, input, None, WEIGHT, p)
 
 
-library.impl("conv2d_grad_input", _grad_input_differentiable, "Autograd")
-library.impl("conv2d_grad_weight", _grad_weight_differentiable, "Autograd")
-library.impl("conv2d_grad_bias", lambda grad_output: BiasGradient.call(grad_output), "Autograd")
+dispatch.register_autograd("conv2d_grad_input", _grad_input_differentiable)
+dispatch.register_autograd("conv2d_grad_weight", _grad_weight_differentiable)
+
+
+def _grad_bias_differentiable(grad_output: torch.Tensor) -> torch.Tensor:
+    return BiasGradient.call(grad_output)
+
+
+dispatch.register_autograd("conv2d_grad_bias", _grad_bias_differentiable)
 
 
 def _conv2d_autocast(
@@ -412,7 +418,9 @@ def _conv2d_fake(
     if bias is not None:
         dispatch.check_same("conv2d", "bias", bias, input)
         if bias.dim() != 1 or bias.shape[0] != size[1]:
-            raise ValueError(f"conv2d: bias must be 1-D with one value per filter ({size[1]}), got {tuple(bias.shape)}")
+            raise ValueError(
+                f"conv2d: bias must be 1-D with one value per filter ({size[1]}), got {geometry.as_tuple(bias.shape)}"
+            )
     return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
 
 
@@ -436,7 +444,9 @@ def _grad_input_fake(
     grad_size = geometry.image_size(op, "grad_output", grad_output)
     _check_weight(op, weight)
     H, W = geometry.expand(op, "input_size", input_size)
-    size = (grad_size[0], weight.shape[1] * groups, H, W)
+    if groups <= 0:
+        raise ValueError(f"{op}: groups must be positive, got {groups}")
+    size = (grad_size[0], geometry.checked(op, "weight channels * groups", weight.shape[1] * groups), H, W)
     geometry.check_size(
         op, "grad_output", grad_size, geometry.conv2d_size(op, size, weight.shape, stride, padding, dilation, groups)
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from .. import _geometry as geometry
 from . import _dispatch as dispatch
-from ._dispatch import library
+from ._dispatch import library, ops
 from .avg_pool2d import avg_pool2d
 from .max_pool2d import max_pool2d
 
@@ -16,8 +17,7 @@ def global_max_pool2d(input: torch.Tensor) -> torch.Tensor:
 
     Dtypes, NaN rule and gradient as for :func:`torch_convops.max_pool2d`.
     """
-    output: torch.Tensor = max_pool2d(input, tuple(input.shape[-2:]))
-    return output
+    return max_pool2d(input, geometry.image_size("global_max_pool2d", "input", input)[2:])
 
 
 @dispatch.raises_argument_errors
@@ -26,8 +26,16 @@ def global_avg_pool2d(input: torch.Tensor) -> torch.Tensor:
 
     Dtypes as for :func:`torch_convops.avg_pool2d`; equal to ``adaptive_avg_pool2d(input, 1)`` in torch.
     """
-    return avg_pool2d(input, tuple(input.shape[-2:]))
+    return avg_pool2d(input, geometry.image_size("global_avg_pool2d", "input", input)[2:])
 
 
-library.impl("global_max_pool2d", global_max_pool2d, "CompositeImplicitAutograd")
-library.impl("global_avg_pool2d", global_avg_pool2d, "CompositeImplicitAutograd")
+def _composite_max(input: torch.Tensor) -> torch.Tensor:
+    return ops.max_pool2d(input, geometry.image_size("global_max_pool2d", "input", input)[2:])
+
+
+def _composite_avg(input: torch.Tensor) -> torch.Tensor:
+    return ops.avg_pool2d(input, geometry.image_size("global_avg_pool2d", "input", input)[2:])
+
+
+for _name, _composite in (("global_max_pool2d", _composite_max), ("global_avg_pool2d", _composite_avg)):
+    library.impl(_name, dispatch.raises_operator_errors(_name, _composite), "CompositeImplicitAutograd")

@@ -10,7 +10,7 @@ import torch
 from .. import _geometry as geometry
 from .._geometry import Int, Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import LinearMap, below_autograd, library, ops
+from ._dispatch import LinearMap, below_autograd, ops
 
 
 class Routing(NamedTuple):
@@ -195,10 +195,10 @@ def _gather_differentiable(
     return LinearMap.call(input, offsets, False, routing)
 
 
-library.impl("max_pool2d", _values_differentiable, "Autograd")
-library.impl("max_pool2d_with_offsets", _with_offsets_differentiable, "Autograd")
-library.impl("max_pool2d_grad_input", _grad_input_differentiable, "Autograd")
-library.impl("max_pool2d_gather", _gather_differentiable, "Autograd")
+dispatch.register_autograd("max_pool2d", _values_differentiable)
+dispatch.register_autograd("max_pool2d_with_offsets", _with_offsets_differentiable)
+dispatch.register_autograd("max_pool2d_grad_input", _grad_input_differentiable)
+dispatch.register_autograd("max_pool2d_gather", _gather_differentiable)
 
 
 def _offset_dtype(op: str, kernel_size: Any) -> torch.dtype:
