@@ -109,6 +109,8 @@ def max_pool2d(
         ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
         TypeError: an argument is of the wrong type.
     """
+    if not isinstance(return_indices, int):
+        raise TypeError(f"max_pool2d: return_indices must be a bool, got {return_indices!r}")
     kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
     steps = geometry.pool_stride(stride, kernel)
     pads = geometry.sides(padding, input.shape[-2:], kernel, steps, spacing)
