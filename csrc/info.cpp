@@ -1,6 +1,5 @@
 // What the library can say about itself without a tensor: how it was built and which algorithms it has.
 // Plain C functions, read through ctypes.
-#include <cstring>
 #include <exception>
 #include <string>
 
@@ -20,18 +19,25 @@ std::string names(const Algorithms& algorithms) {
 }
 
 std::string algorithm_names(const std::string& op, bool cuda) {
-  if (cuda) {
-#ifdef CONVOPS_CUDA
-    if (op == "conv2d") return names(conv2d_cuda_algorithms());
-    if (op == "max_pool2d") return names(max_pool2d_cuda_algorithms());
-    if (op == "avg_pool2d") return names(avg_pool2d_cuda_algorithms());
+#ifndef CONVOPS_CUDA
+  if (cuda) return "";
 #endif
-    return "";
-  }
-  if (op == "conv2d") return names(conv2d_cpu_algorithms());
-  if (op == "max_pool2d") return names(max_pool2d_cpu_algorithms());
-  if (op == "avg_pool2d") return names(avg_pool2d_cpu_algorithms());
+  if (op == "conv2d") return names(CONVOPS_ALGORITHMS_ON(conv2d, cuda));
+  if (op == "max_pool2d") return names(CONVOPS_ALGORITHMS_ON(max_pool2d, cuda));
+  if (op == "avg_pool2d") return names(CONVOPS_ALGORITHMS_ON(avg_pool2d, cuda));
   return "";
+}
+
+// What choose() returns, or "error: " and what it throws; valid until the thread's next call.
+template <typename Choose>
+const char* choice_text(const Choose& choose) {
+  thread_local std::string text;
+  try {
+    text = choose();
+  } catch (const std::exception& error) {
+    text.assign("error: ").append(error.what());
+  }
+  return text.c_str();
 }
 
 }  // namespace
@@ -59,13 +65,12 @@ CONVOPS_EXPORT const char* torch_convops_algorithms(const char* op, int cuda) {
   return text.c_str();
 }
 
-// The algorithm that "auto" takes, or a text that starts with "error: ". sizes: N C H W, K R S, stride (2),
-// padding (4), dilation (2), groups. pass and dtype number the enumerations of algorithm.h.
+// The algorithm that "auto" takes, or a text that starts with "error: ". pass and dtype number the enumerations of
+// algorithm.h. sizes for conv2d: N C H W, K R S, stride (2), padding (4), dilation (2), groups.
 CONVOPS_EXPORT const char* torch_convops_conv2d_choice(
     int cuda, int pass, int dtype, const int64_t* sizes, int channels_last, int weight_channels_last, int allow_tf32) {
   using namespace convops;
-  thread_local std::string text;
-  try {
+  return choice_text([&] {
     const int64_t groups = sizes[15];
     const Conv2dGeometry geometry = make_conv2d_geometry(
         "conv2d", {sizes[0], sizes[1], sizes[2], sizes[3]},
@@ -73,15 +78,23 @@ CONVOPS_EXPORT const char* torch_convops_conv2d_choice(
         {sizes[9], sizes[10], sizes[11], sizes[12]}, {sizes[13], sizes[14]}, groups, channels_last != 0,
         weight_channels_last != 0);
     const Conv2dProblem problem{static_cast<Conv2dPass>(pass), static_cast<DType>(dtype), geometry, allow_tf32 != 0};
-    std::span<const Conv2dAlgorithm> algorithms = conv2d_cpu_algorithms();
-#ifdef CONVOPS_CUDA
-    if (cuda != 0) algorithms = conv2d_cuda_algorithms();
-#else
-    CONVOPS_CHECK(cuda == 0, "conv2d", "this build has no CUDA");
-#endif
-    text = choose_algorithm("conv2d", algorithms, problem, "auto").name;
-  } catch (const std::exception& error) {
-    text.assign("error: ").append(error.what());
-  }
-  return text.c_str();
+    return choose_algorithm("conv2d", CONVOPS_ALGORITHMS_ON(conv2d, cuda), problem, "auto").name;
+  });
+}
+
+// sizes for a pooling: N C H W, kernel (2), stride (2), padding (4), dilation (2), ceil_mode.
+CONVOPS_EXPORT const char* torch_convops_pool2d_choice(
+    const char* op, int cuda, int pass, int dtype, const int64_t* sizes, int channels_last) {
+  using namespace convops;
+  return choice_text([&] {
+    const Pool2dGeometry geometry = make_pool2d_geometry(
+        op, {sizes[0], sizes[1], sizes[2], sizes[3]}, {sizes[4], sizes[5]}, {sizes[6], sizes[7]},
+        {sizes[8], sizes[9], sizes[10], sizes[11]}, {sizes[12], sizes[13]}, sizes[14] != 0, channels_last != 0);
+    if (std::string_view(op) == "avg_pool2d") {
+      const AvgPool2dProblem problem{static_cast<AvgPool2dPass>(pass), static_cast<DType>(dtype), geometry, {true, 0}};
+      return choose_algorithm(op, CONVOPS_ALGORITHMS_ON(avg_pool2d, cuda), problem, "auto").name;
+    }
+    const MaxPool2dProblem problem{static_cast<MaxPool2dPass>(pass), static_cast<DType>(dtype), geometry};
+    return choose_algorithm(op, CONVOPS_ALGORITHMS_ON(max_pool2d, cuda), problem, "auto").name;
+  });
 }

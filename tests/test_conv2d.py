@@ -228,7 +228,7 @@ def test_every_pass_has_an_algorithm_for_every_problem(device: str) -> None:
     for case in CASES:
         x, w = random(*case.input, device=device), random(*case.weight, device=device)
         for name in PASSES:
-            assert torch_convops.choice(name, x, w, *case.arguments) in names
+            assert torch_convops.conv2d_choice(name, x, w, *case.arguments) in names
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_choice_is_what_auto_runs(device: str) -> None:
     for groups in (1, 4):
         x, w = random(2, 4, 9, 9, device=device), random(4, 4 // groups, 3, 3, device=device)
         for pass_ in ("forward", "grad_input", "grad_weight"):
-            assert torch_convops.choice(pass_, x, w, padding="same", groups=groups) in names
-        chosen = torch_convops.choice("forward", x, w, groups=groups)
+            assert torch_convops.conv2d_choice(pass_, x, w, padding="same", groups=groups) in names
+        chosen = torch_convops.conv2d_choice("forward", x, w, groups=groups)
         auto, forced = (torch_convops.conv2d(x, w, groups=groups, algorithm=name) for name in ("auto", chosen))
         assert torch.equal(auto, forced)
 
@@ -82,11 +82,11 @@ def test_choice_is_what_auto_runs(device: str) -> None:
 def test_choice_checks_its_arguments() -> None:
     x, w = random(1, 2, 4, 4), random(2, 2, 3, 3)
     with pytest.raises(ValueError, match="pass_ must be one of 'forward', 'grad_input', 'grad_weight', got 'backward'"):
-        torch_convops.choice("backward", x, w)
+        torch_convops.conv2d_choice("backward", x, w)
     with pytest.raises(ValueError, match="stride must be positive, got 0 for the height"):
-        torch_convops.choice("forward", x, w, stride=0)
+        torch_convops.conv2d_choice("forward", x, w, stride=0)
     with pytest.raises(TypeError, match="input must be float32"):
-        torch_convops.choice("forward", x.int(), w)
+        torch_convops.conv2d_choice("forward", x.int(), w)
 
 
 def test_missing_library_says_what_to_run(tmp_path: Path) -> None:
@@ -149,3 +149,22 @@ def test_kernels_of_every_instruction_set(wanted: str) -> None:
     assert result.returncode == 0, result.stderr
     expected = min(wanted, best.stdout.strip(), key=order.index) if X86 else "baseline"
     assert result.stdout.strip() == expected
+
+
+def test_pooling_choice_is_among_the_algorithms_and_runs(device: str) -> None:
+    x = torch.randn(2, 16, 9, 9, device=device)
+    for image in (x, x.to(memory_format=torch.channels_last)):
+        for kernel in (2, 9, 5):
+            for op, pool, choose, passes in (
+                ("max_pool2d", torch_convops.max_pool2d, torch_convops.max_pool2d_choice, ("forward", "grad_input")),
+                ("avg_pool2d", torch_convops.avg_pool2d, torch_convops.avg_pool2d_choice, ("forward", "grad_input")),
+            ):
+                for pass_ in passes:
+                    assert choose(pass_, image, kernel) in torch_convops.algorithms(op, device)
+                chosen = choose("forward", image, kernel)
+                assert (chosen == "global") == (kernel == 9)
+                assert torch.equal(pool(image, kernel, algorithm=chosen), pool(image, kernel))
+    with pytest.raises(ValueError, match="pass_ must be one of"):
+        torch_convops.max_pool2d_choice("backward", x, 2)
+    with pytest.raises(ValueError, match="kernel height must be positive"):
+        torch_convops.avg_pool2d_choice("forward", x, 0)

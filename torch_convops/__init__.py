@@ -4,7 +4,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import nn
 from ._library import BuildInfo, algorithms, build_info
-from .ops import avg_pool2d, choice, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from .ops import (
+    avg_pool2d,
+    avg_pool2d_choice,
+    conv2d,
+    conv2d_choice,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    max_pool2d_choice,
+)
 
 try:
     __version__ = version("torch_convops")
@@ -15,11 +24,13 @@ __all__ = [
     "BuildInfo",
     "algorithms",
     "avg_pool2d",
+    "avg_pool2d_choice",
     "build_info",
-    "choice",
     "conv2d",
+    "conv2d_choice",
     "global_avg_pool2d",
     "global_max_pool2d",
     "max_pool2d",
+    "max_pool2d_choice",
     "nn",
 ]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 Int: TypeAlias = "int | torch.SymInt"
-Pair: TypeAlias = "int | Sequence[int]"
-Padding: TypeAlias = "int | Sequence[int] | Sequence[Sequence[int]] | str"
+Pair: TypeAlias = "Int | Sequence[Int]"
+Padding: TypeAlias = "Int | Sequence[Int] | Sequence[Sequence[Int]] | str"
 
 MODES = ("valid", "same", "same_lower", "full")
 _INT64_MAX = 2**63 - 1
@@ -38,6 +38,13 @@ def pair(name: str, value: Any) -> tuple[Int, Int]:
     if len(value) not in (1, 2):
         raise ValueError(f"{name} must have 1 or 2 values, got {tuple(value)}")
     return _int(name, value[0]), _int(name, value[-1])
+
+
+def index_of(name: str, value: str, known: Sequence[str]) -> int:
+    """The place of a name among those that are known."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    return known.index(value)
 
 
 def pool_stride(stride: Any, kernel: tuple[Int, Int]) -> tuple[Int, Int]:

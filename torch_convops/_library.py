@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,27 +75,25 @@ def algorithms(operator: str, device: str = "cpu") -> list[str]:
     return names.split(",") if names else []
 
 
-def conv2d_choice(
-    device: str,
-    pass_: int,
-    dtype: int,
-    sizes: list[int],
-    channels_last: bool,
-    weight_channels_last: bool,
-    allow_tf32: bool,
-) -> str:
-    """The algorithm that ``"auto"`` takes; see ``torch_convops_conv2d_choice`` in csrc/info.cpp."""
-    array = (ctypes.c_int64 * len(sizes))(*sizes)
-    name = _text(
-        "torch_convops_conv2d_choice",
-        int(device == "cuda"),
-        pass_,
-        dtype,
-        array,
-        int(channels_last),
-        int(weight_channels_last),
-        int(allow_tf32),
-    )
+def _chosen(name: str) -> str:
     if name.startswith("error: "):
         raise ValueError(name.removeprefix("error: "))
     return name
+
+
+def conv2d_choice(
+    cuda: bool, pass_: int, dtype: int, sizes: Sequence[int], formats: tuple[bool, bool], allow_tf32: bool
+) -> str:
+    """The algorithm that ``"auto"`` takes; see ``torch_convops_conv2d_choice`` in csrc/info.cpp."""
+    array = (ctypes.c_int64 * len(sizes))(*sizes)
+    return _chosen(
+        _text("torch_convops_conv2d_choice", int(cuda), pass_, dtype, array, *map(int, formats), int(allow_tf32))
+    )
+
+
+def pool2d_choice(op: str, cuda: bool, pass_: int, dtype: int, sizes: Sequence[int], channels_last: bool) -> str:
+    """The algorithm that ``"auto"`` takes; see ``torch_convops_pool2d_choice`` in csrc/info.cpp."""
+    array = (ctypes.c_int64 * len(sizes))(*sizes)
+    return _chosen(
+        _text("torch_convops_pool2d_choice", op.encode(), int(cuda), pass_, dtype, array, int(channels_last))
+    )

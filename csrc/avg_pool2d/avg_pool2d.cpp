@@ -15,7 +15,7 @@ AvgPool2dDivisor make_divisor(const char* op, bool count_include_pad, std::optio
 void run(
     const char* op, const Tensor& on, const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments,
     const std::string& algorithm) {
-  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS(avg_pool2d, on), problem, algorithm);
+  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(avg_pool2d, on.is_cuda()), problem, algorithm);
   if (problem.geometry.N == 0) return;
   Launch{on}(chosen, problem, arguments);
 }

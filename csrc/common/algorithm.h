@@ -92,10 +92,14 @@ using AvgPool2dAlgorithm = Algorithm<AvgPool2dProblem, AvgPool2dArguments>;
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms();
 std::span<const MaxPool2dAlgorithm> max_pool2d_cpu_algorithms();
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cpu_algorithms();
+// CONVOPS_ALGORITHMS_ON picks the list of a device; a build without CUDA never sees a tensor on one.
 #ifdef CONVOPS_CUDA
+#define CONVOPS_ALGORITHMS_ON(op, cuda) ((cuda) ? op##_cuda_algorithms() : op##_cpu_algorithms())
 std::span<const Conv2dAlgorithm> conv2d_cuda_algorithms();
 std::span<const MaxPool2dAlgorithm> max_pool2d_cuda_algorithms();
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cuda_algorithms();
+#else
+#define CONVOPS_ALGORITHMS_ON(op, cuda) (static_cast<void>(cuda), op##_cpu_algorithms())
 #endif
 
 template <typename Problem, typename Arguments>

@@ -93,6 +93,13 @@ CONVOPS_INLINE To bit_cast(const From& from) {
   return to;
 }
 
+// The compiler's own half, for converting; on aarch64 GCC has _Float16 in C++ only from 13 on.
+#ifdef __aarch64__
+using native_half = __fp16;
+#else
+using native_half = _Float16;
+#endif
+
 // --- one value ---
 
 template <typename T>
@@ -106,7 +113,7 @@ CONVOPS_INLINE float widen(float16 value) {
 #ifdef __F16C__
   return _cvtsh_ss(value.bits);
 #else
-  return static_cast<float>(bit_cast<_Float16>(value.bits));
+  return static_cast<float>(bit_cast<native_half>(value.bits));
 #endif
 }
 
@@ -121,7 +128,7 @@ CONVOPS_INLINE T narrow(Compute<T> value) {
 #ifdef __F16C__
     return {_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)};
 #else
-    return {bit_cast<uint16_t>(static_cast<_Float16>(value))};
+    return {bit_cast<uint16_t>(static_cast<native_half>(value))};
 #endif
   } else {
     return static_cast<T>(value);

@@ -170,10 +170,3 @@ struct Launch {
 };
 
 }  // namespace convops
-
-// The algorithm list of an operator on a tensor's device.
-#ifdef CONVOPS_CUDA
-#define CONVOPS_ALGORITHMS(op, tensor) ((tensor).is_cuda() ? op##_cuda_algorithms() : op##_cpu_algorithms())
-#else
-#define CONVOPS_ALGORITHMS(op, tensor) (op##_cpu_algorithms())
-#endif

@@ -32,7 +32,7 @@ void check_grad_output(const char* op, const std::array<int64_t, 4>& size, const
 void run(
     const char* op, const Tensor& on, const Conv2dProblem& problem, const Conv2dArguments& arguments,
     const std::string& algorithm) {
-  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS(conv2d, on), problem, algorithm);
+  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(conv2d, on.is_cuda()), problem, algorithm);
   // An empty batch has nothing to write, except gradients that are then zero.
   if (problem.geometry.N == 0 && (problem.pass == Conv2dPass::forward || problem.pass == Conv2dPass::grad_input))
     return;

@@ -21,7 +21,7 @@ void check_offsets(const PoolWindow& window, const Tensor& offsets, const Pool2d
 void run(
     const PoolWindow& window, const Tensor& on, const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments,
     const std::string& algorithm) {
-  const auto& chosen = choose_algorithm(window.op, CONVOPS_ALGORITHMS(max_pool2d, on), problem, algorithm);
+  const auto& chosen = choose_algorithm(window.op, CONVOPS_ALGORITHMS_ON(max_pool2d, on.is_cuda()), problem, algorithm);
   if (problem.geometry.N == 0) return;
   Launch{on}(chosen, problem, arguments);
 }

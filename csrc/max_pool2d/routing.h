@@ -48,19 +48,16 @@ class Route {
   int64_t rows_[kMaxByteTaps], columns_[kMaxByteTaps];
 };
 
-// Visits the windows of a task in row-major order: visit(n, first channel, channels, p, q, index of the window's first
-// channel in the output). Contiguous tensors are cut into planes; channels_last ones into images times ranges of
-// channels, so that no two tasks ever write to the same pixel and channel.
+// How a scatter is shared out so that no two tasks write to the same pixel and channel: contiguous tensors by plane,
+// channels_last ones by image and range of channels, of which there are about `wanted` in all.
 struct ChannelRanges {
   ChannelRanges(const Pool2dGeometry& g, int64_t wanted) {
-    width =
-        g.channels_last
-            ? std::max<int64_t>(
-                  16, round_up(ceil_div(g.C, std::max<int64_t>(1, ceil_div(wanted, std::max<int64_t>(1, g.N)))), 16))
-            : 1;
-    width = std::min(width, g.C);
+    constexpr int64_t kLeast = 16;  // a cache line of floats
+    const int64_t even = ceil_div(g.C, ceil_div(wanted, g.N));
+    width = g.channels_last ? std::min(g.C, round_up(even, kLeast)) : 1;
     count = ceil_div(g.C, width);
   }
+
   int64_t width, count;
 };
 

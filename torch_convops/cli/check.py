@@ -149,7 +149,7 @@ def _conv2d(
 def _grad_bias(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
     """The one pass whose algorithm cannot be asked for."""
     sizes = [*grad.shape, *grad.shape[1:2], 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
-    if algorithm != _library.conv2d_choice(grad.device.type, 3, 0, sizes, False, False, False):
+    if algorithm != _library.conv2d_choice(grad.is_cuda, 3, 0, sizes, (False, False), False):
         raise RuntimeError(UNSUPPORTED)
     return ops.conv2d_grad_bias(grad)
 

@@ -20,7 +20,8 @@ import torch
 from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 
-from .. import _library as _library  # loads the operators
+from .. import _geometry as geometry
+from .. import _library  # loads the operators
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +67,14 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return wrapper
+
+
+def pool2d_choice(op: str, pass_: int, input: torch.Tensor, window: Sequence[Any], ceil_mode: bool) -> str:
+    """The algorithm that ``"auto"`` takes for a pooling; window is kernel, stride, four sides and dilation."""
+    check_dtype(op, "input", input, integers=op == "max_pool2d")
+    sizes = [*geometry.image_size(op, "input", input), *(size for sizes in window for size in sizes), int(ceil_mode)]
+    dtype = (FLOATS + INTEGERS).index(input.dtype)
+    return _library.pool2d_choice(op, input.is_cuda, pass_, dtype, sizes, is_channels_last(input))
 
 
 def raise_for_missing_tensor(
@@ -202,7 +211,8 @@ class Function(torch.autograd.Function):
             return output
 
         members = {"forward": forward, "backward": cls.backward, "jvp": cls.jvp}
-        cls._twin = type(torch.autograd.Function)(
+        metaclass: Any = type(torch.autograd.Function)
+        cls._twin = metaclass(
             cls.__name__, (torch.autograd.Function,), {name: staticmethod(member) for name, member in members.items()}
         )
 

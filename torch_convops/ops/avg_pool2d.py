@@ -81,6 +81,27 @@ def avg_pool2d(
     return _differentiable(input, *window, algorithm=algorithm)
 
 
+def avg_pool2d_choice(
+    pass_: str,
+    input: torch.Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+) -> str:
+    """Returns the algorithm that ``"auto"`` takes for a pass of this pooling.
+
+    Args:
+        pass_: ``"forward"`` or ``"grad_input"``.
+        input, ...: as for :func:`avg_pool2d`; only shape, dtype, device and memory format of the input are looked at.
+    """
+    kernel = geometry.pair("kernel_size", kernel_size)
+    steps = geometry.pool_stride(stride, kernel)
+    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, (1, 1))
+    index = geometry.index_of("pass_", pass_, ("forward", "grad_input"))
+    return dispatch.pool2d_choice("avg_pool2d", index, input, (kernel, steps, pads, (1, 1)), ceil_mode)
+
+
 def _differentiable(
     input: torch.Tensor,
     kernel_size: Any,

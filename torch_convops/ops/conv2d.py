@@ -16,7 +16,7 @@ from ._dispatch import below_autograd, library, ops
 # The convolution pairs three tensors; each pass computes one of them from the other two.
 OUTPUT, INPUT, WEIGHT = range(3)
 _OPERANDS = {OUTPUT: (INPUT, WEIGHT), INPUT: (OUTPUT, WEIGHT), WEIGHT: (OUTPUT, INPUT)}
-PASSES = {"forward": OUTPUT, "grad_input": INPUT, "grad_weight": WEIGHT}
+PASSES = ("forward", "grad_input", "grad_weight")  # computing OUTPUT, INPUT, WEIGHT
 
 
 class Parameters(NamedTuple):
@@ -272,7 +272,7 @@ def _differentiable(
     return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
-def choice(
+def conv2d_choice(
     pass_: str,
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -288,8 +288,6 @@ def choice(
         input, weight, stride, padding, dilation, groups: as for :func:`conv2d`; only shapes, dtype, device and memory
             format are looked at.
     """
-    if pass_ not in PASSES:
-        raise ValueError(f"pass_ must be one of {', '.join(map(repr, PASSES))}, got {pass_!r}")
     steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
     pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], steps, spacing)
     dispatch.check_dtype("conv2d", "input", input)
@@ -302,13 +300,13 @@ def choice(
         *spacing,
         groups,
     ]
+    formats = (dispatch.is_channels_last(input), dispatch.is_channels_last(weight))
     return _library.conv2d_choice(
-        input.device.type,
-        list(PASSES).index(pass_),
+        input.is_cuda,
+        geometry.index_of("pass_", pass_, PASSES),
         dispatch.FLOATS.index(input.dtype),
         sizes,
-        dispatch.is_channels_last(input),
-        dispatch.is_channels_last(weight),
+        formats,
         _tf32_allowed(input),
     )
 

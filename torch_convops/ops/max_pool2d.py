@@ -131,6 +131,28 @@ def max_pool2d(
     return output, ops.max_pool2d_indices(offsets, input.shape[-2:], *window, algorithm=algorithm)
 
 
+def max_pool2d_choice(
+    pass_: str,
+    input: torch.Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> str:
+    """Returns the algorithm that ``"auto"`` takes for a pass of this pooling.
+
+    Args:
+        pass_: ``"forward"``, ``"forward_with_offsets"`` (for a gradient or indices) or ``"grad_input"``.
+        input, ...: as for :func:`max_pool2d`; only shape, dtype, device and memory format of the input are looked at.
+    """
+    kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
+    steps = geometry.pool_stride(stride, kernel)
+    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, spacing)
+    index = geometry.index_of("pass_", pass_, ("forward", "forward_with_offsets", "grad_input"))
+    return dispatch.pool2d_choice("max_pool2d", index, input, (kernel, steps, pads, spacing), ceil_mode)
+
+
 def _with_offsets_differentiable(
     input: torch.Tensor,
     kernel_size: Any,
