@@ -109,7 +109,7 @@ def test_stopped_process_goes_on(pictures: Path, tmp_path: Path, stop: signal.Si
         while not (stopped / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         errors = ""
-        for _ in range(4):  # Python drops an interrupt that lands in a destructor: press Ctrl-C again
+        for _ in range(4):  # an interrupt can be lost, as in a destructor: press Ctrl-C again
             process.send_signal(stop)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 _, errors = process.communicate(timeout=10)

@@ -70,17 +70,6 @@ struct Axis {
     const int64_t taps = (end < kernel ? end : kernel) - first;
     return {input, taps > 1 ? taps : 1, output, stride, dilation, pad_lower - first * dilation, pad_upper};
   }
-  // The outputs with every tap inside the input: [first_interior, last_interior).
-  CONVOPS_HOST_DEVICE int64_t first_interior() const {
-    const int64_t o = ceil_div(pad_lower, stride);
-    return o < output ? o : output;
-  }
-  CONVOPS_HOST_DEVICE int64_t last_interior() const {
-    const int64_t room = input + pad_lower - extent();
-    const int64_t n = room < 0 ? 0 : room / stride + 1;
-    const int64_t last = n < output ? n : output;
-    return last < first_interior() ? first_interior() : last;
-  }
 };
 
 // output = floor((input + pads - extent) / stride) + 1, or with ceil_mode the ceiling, without a last window that

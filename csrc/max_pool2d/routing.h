@@ -118,7 +118,7 @@ void max_pool_grad_input(
   });
 }
 
-// visit(index of the output, index of the image's first value of that channel, n, p, q) for every output.
+// visit(index of the output, index of the image's first value of that channel, p, q) for every output.
 template <typename Visit>
 void for_each_output(const Pool2dGeometry& g, const Visit& visit) {
   const int64_t P = g.h.output, Q = g.w.output, C = g.C, plane = g.h.input * g.w.input;
