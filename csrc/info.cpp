@@ -66,17 +66,19 @@ CONVOPS_EXPORT const char* torch_convops_algorithms(const char* op, int cuda) {
 }
 
 // The algorithm that "auto" takes, or a text that starts with "error: ". pass and dtype number the enumerations of
-// algorithm.h. sizes for conv2d: N C H W, K R S, stride (2), padding (4), dilation (2), groups.
+// algorithm.h. sizes for conv2d: N C H W, K R S, stride (2), padding (4), dilation (2), groups, border.
 CONVOPS_EXPORT const char* torch_convops_conv2d_choice(
     int cuda, int pass, int dtype, const int64_t* sizes, int channels_last, int weight_channels_last, int allow_tf32) {
   using namespace convops;
   return choice_text([&] {
     const int64_t groups = sizes[15];
-    const Conv2dGeometry geometry = make_conv2d_geometry(
+    Conv2dGeometry geometry = make_conv2d_geometry(
         "conv2d", {sizes[0], sizes[1], sizes[2], sizes[3]},
         {sizes[4], groups > 0 ? sizes[1] / groups : 0, sizes[5], sizes[6]}, {sizes[7], sizes[8]},
-        {sizes[9], sizes[10], sizes[11], sizes[12]}, {sizes[13], sizes[14]}, groups, channels_last != 0,
-        weight_channels_last != 0);
+        {sizes[9], sizes[10], sizes[11], sizes[12]}, {sizes[13], sizes[14]}, groups, static_cast<Border>(sizes[16]),
+        channels_last != 0, weight_channels_last != 0);
+    const bool padded = geometry.border() != Border::zeros && static_cast<Conv2dPass>(pass) == Conv2dPass::grad_input;
+    if (padded) geometry = geometry.over_padded();
     const Conv2dProblem problem{static_cast<Conv2dPass>(pass), static_cast<DType>(dtype), geometry, allow_tf32 != 0};
     return choose_algorithm("conv2d", CONVOPS_ALGORITHMS_ON(conv2d, cuda), problem, "auto").name;
   });

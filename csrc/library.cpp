@@ -7,19 +7,36 @@
 #include "common/operators.h"
 
 STABLE_TORCH_LIBRARY(torch_convops, m) {
-  // Convolution: cross-correlation as in torch.nn.functional.conv2d, and its three gradients.
+  // Convolution: cross-correlation as in torch.nn.functional.conv2d, and its three gradients. padding_mode is zeros,
+  // reflect, replicate, circular or symmetric. conv2d_grad_input is the transposed convolution, hence its bias: one
+  // value a channel of its result.
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, "
-      "SymInt[2] dilation=1, SymInt groups=1, *, bool allow_tf32=False, str algorithm='auto') -> Tensor");
+      "SymInt[2] dilation=1, SymInt groups=1, *, str padding_mode='zeros', bool allow_tf32=False, "
+      "str algorithm='auto') -> Tensor");
   m.def(
       "conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride=1, "
-      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, MemoryFormat? memory_format=None, "
-      "bool allow_tf32=False, str algorithm='auto') -> Tensor");
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, Tensor? bias=None, *, str padding_mode='zeros', "
+      "MemoryFormat? memory_format=None, bool allow_tf32=False, str algorithm='auto') -> Tensor");
   m.def(
       "conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, SymInt[2] stride=1, "
-      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, MemoryFormat? memory_format=None, "
-      "bool allow_tf32=False, str algorithm='auto') -> Tensor");
+      "SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, *, str padding_mode='zeros', "
+      "MemoryFormat? memory_format=None, bool allow_tf32=False, str algorithm='auto') -> Tensor");
   m.def("conv2d_grad_bias(Tensor grad_output) -> Tensor");
+  // Defined in Python through those: padding by name (valid, same, same_lower, full), and the transposed convolution
+  // with the arguments of torch.nn.functional.conv_transpose2d.
+  m.def(
+      "conv2d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, str padding='valid', "
+      "SymInt[2] dilation=1, SymInt groups=1, *, str padding_mode='zeros', bool allow_tf32=False, "
+      "str algorithm='auto') -> Tensor");
+  m.def(
+      "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, "
+      "SymInt[2] output_padding=0, SymInt groups=1, SymInt[2] dilation=1, *, SymInt[]? output_size=None, "
+      "bool allow_tf32=False, str algorithm='auto') -> Tensor");
+  m.def(
+      "conv_transpose2d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, "
+      "str padding='valid', SymInt[2] output_padding=0, SymInt groups=1, SymInt[2] dilation=1, *, "
+      "SymInt[]? output_size=None, bool allow_tf32=False, str algorithm='auto') -> Tensor");
 
   // Max-pooling. The offset of a window's maximum is r * S + s: uint8, or int32 for windows over 256 taps.
   m.def(

@@ -17,6 +17,7 @@ Pair: TypeAlias = "Int | Sequence[Int]"
 Padding: TypeAlias = "Int | Sequence[Int] | Sequence[Sequence[Int]] | str"
 
 MODES = ("valid", "same", "same_lower", "full")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular", "symmetric")
 _INT64_MAX = 2**63 - 1
 
 
@@ -57,7 +58,7 @@ def pool_stride(stride: Any, kernel: tuple[Int, Int]) -> tuple[Int, Int]:
 def sides(
     padding: Any, input_size: Sequence[Int], kernel_size: Sequence[Int], stride: Sequence[Int], dilation: Sequence[Int]
 ) -> list[Int]:
-    """Padding of any accepted form as [top, bottom, left, right].
+    """Padding of any accepted form as [top, bottom, left, right]; sizes end in (height, width).
 
     With n input, k kernel, s stride, d dilation and e = d (k - 1) + 1, the modes are, per axis::
 
@@ -76,18 +77,10 @@ def sides(
         if len(input_size) < 2 or len(kernel_size) < 2:
             return [0, 0, 0, 0]  # the operator says what is wrong with the rank
         result: list[Int] = []
-        for n, k, s, d in zip(input_size, kernel_size, stride, dilation, strict=True):
-            extent = d * (k - 1) + 1
-            if padding == "valid":
-                result += [0, 0]
-            elif padding == "full":
-                result += [extent - 1, extent - 1]
-            else:
-                if s <= 0:
-                    raise ValueError(f"stride must be positive, got {tuple(stride)}")
-                total = torch.sym_max(0, ((n + s - 1) // s - 1) * s + extent - n)
-                odd_upper = padding == "same"
-                result += [total // 2, total - total // 2] if odd_upper else [total - total // 2, total // 2]
+        for n, k, s, d in zip(input_size[-2:], kernel_size[-2:], stride, dilation, strict=True):
+            if s <= 0:
+                raise ValueError(f"stride must be positive, got {tuple(stride)}")
+            result += mode_pads(padding, d * (k - 1) + 1, ((n + s - 1) // s - 1) * s, n)
         return result
     if isinstance(padding, Sequence) and len(padding) == 2 and all(isinstance(side, Sequence) for side in padding):
         (top, bottom), (left, right) = (pair("padding", side) for side in padding)
@@ -98,13 +91,24 @@ def sides(
     return [height, height, width, width]
 
 
+def mode_pads(mode: str, extent: Int, last_start: Int, size: Int) -> list[Int]:
+    """[lower, upper] of a padding mode along an axis of that size, whose last "same" window starts at last_start."""
+    if mode == "valid":
+        return [0, 0]
+    if mode == "full":
+        return [extent - 1, extent - 1]
+    total = torch.sym_max(0, last_start + extent - size)
+    less, more = total // 2, total - total // 2
+    return [less, more] if mode == "same" else [more, less]
+
+
 def expand(op: str, name: str, values: Sequence[Int]) -> tuple[Int, Int]:
     if len(values) not in (1, 2):
         raise ValueError(f"{op}: {name} must have 1 or 2 values, got {as_tuple(values)}")
     return values[0], values[-1]
 
 
-def _expand_sides(op: str, padding: Sequence[Int]) -> tuple[Int, Int, Int, Int]:
+def expand_sides(op: str, padding: Sequence[Int]) -> tuple[Int, Int, Int, Int]:
     if len(padding) == 4:
         return padding[0], padding[1], padding[2], padding[3]
     if len(padding) not in (1, 2):
@@ -172,7 +176,19 @@ def make_axis(
     return Axis(size, output, extent)
 
 
-def _check_numel(op: str, what: str, sizes: Sequence[Int]) -> None:
+def _check_padding_mode(op: str, name: str, mode: str, size: Int, pad_lower: Int, pad_upper: Int) -> None:
+    if mode in ("zeros", "replicate"):
+        return
+    most = size - 1 if mode == "reflect" else size
+    _require(
+        pad_lower <= most and pad_upper <= most,
+        op,
+        f"padding must be at most {most} for padding_mode {mode!r} and an input {name} of {size}, "
+        f"got {as_tuple((pad_lower, pad_upper))}",
+    )
+
+
+def check_numel(op: str, what: str, sizes: Sequence[Int]) -> None:
     size_in_bytes: Int = 16
     for size in sizes:
         size_in_bytes = size_in_bytes * size
@@ -191,12 +207,18 @@ def conv2d_size(
     padding: Sequence[Int],
     dilation: Sequence[Int],
     groups: Int,
+    padding_mode: str = "zeros",
 ) -> tuple[Int, Int, Int, Int]:
     """(N, K, P, Q) for an input of (N, C, H, W) and a weight of (K, C / groups, R, S)."""
     N, C, H, W = input_size
     K, C_per_group, R, S = weight_size
     stride, dilation = expand(op, "stride", stride), expand(op, "dilation", dilation)
-    top, bottom, left, right = _expand_sides(op, padding)
+    top, bottom, left, right = expand_sides(op, padding)
+    _require(
+        padding_mode in PADDING_MODES,
+        op,
+        f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}; got '{padding_mode}'",
+    )
     _require(groups > 0, op, f"groups must be positive, got {groups}")
     _require(K > 0, op, f"weight must have at least one filter, got weight of size {as_tuple(weight_size)}")
     _require(
@@ -208,9 +230,90 @@ def conv2d_size(
     _require(K % groups == 0, op, f"groups must divide the number of filters, got {K} filters and groups {groups}")
     h = make_axis(op, "height", H, R, stride[0], dilation[0], top, bottom)
     w = make_axis(op, "width", W, S, stride[1], dilation[1], left, right)
+    _check_padding_mode(op, "height", padding_mode, H, top, bottom)
+    _check_padding_mode(op, "width", padding_mode, W, left, right)
     size = (N, K, h.output, w.output)
-    _check_numel(op, "output", size)
+    check_numel(op, "output", size)
     return size
+
+
+class Transposed(NamedTuple):
+    """A transposed convolution as the gradient of a convolution with respect to its input."""
+
+    output_size: tuple[Int, Int]
+    input_size: tuple[Int, Int]  # of the convolution
+    padding: list[Int]  # of the convolution, four sides
+    beyond: tuple[Int, Int]  # rows and columns of the output that lie outside the convolution: no window reaches them
+
+
+def conv_transpose2d_size(
+    op: str,
+    input_size: Sequence[Int],
+    kernel_size: Sequence[Int],
+    stride: Sequence[Int],
+    padding: Any,
+    output_padding: Sequence[Int],
+    dilation: Sequence[Int],
+    output_size: Sequence[Int] | None = None,
+) -> Transposed:
+    """The geometry of a transposed convolution, with every check on its window.
+
+    With n input, k kernel, s stride, d dilation and e = d (k - 1) + 1, the output has ``(n - 1) s + e - pads +
+    output_padding`` pixels along an axis. A padding mode is that of the convolution from the output back to the input,
+    so "same" has an output of n s, or any output_size with ceil(output_size / s) = n.
+    """
+    mode = padding if isinstance(padding, str) else None
+    pads = [0] * 4 if mode else sides(padding, (), (), (), ())
+    sizes, beyonds, inner_pads = [], [], []
+    for axis, name in enumerate(("height", "width")):
+        n, k, s, d, extra = (values[axis] for values in (input_size, kernel_size, stride, dilation, output_padding))
+        wanted = None if output_size is None else output_size[axis]
+        lower, upper = pads[2 * axis], pads[2 * axis + 1]
+        _require(n > 0, op, f"input {name} must be positive, got {n}")
+        _require(k > 0, op, f"kernel {name} must be positive, got {k}")
+        _require(s > 0, op, f"stride must be positive, got {s} for the {name}")
+        _require(d > 0, op, f"dilation must be positive, got {d} for the {name}")
+        _require(
+            lower >= 0 and upper >= 0,
+            op,
+            f"padding must not be negative, got {as_tuple((lower, upper))} for the {name}",
+        )
+        limit = torch.sym_max(s, d)
+        _require(
+            extra >= 0 and extra < limit,
+            op,
+            f"output_padding must be at least 0 and less than stride or dilation ({limit}), got {extra} for the {name}",
+        )
+        extent = checked(op, "dilation * (kernel - 1) + 1", d * (k - 1) + 1)
+        span = checked(op, "(input - 1) * stride + dilation * (kernel - 1) + 1", (n - 1) * s + extent)
+        if mode in ("same", "same_lower"):
+            _require(extra == 0, op, f"output_padding must be 0 for padding {mode!r}, got {extra} for the {name}")
+            least, size = (n - 1) * s + 1, checked(op, "input * stride", n * s) if wanted is None else wanted
+            lower, upper = mode_pads(mode, extent, (n - 1) * s, size)
+        else:
+            if mode:
+                lower, upper = mode_pads(mode, extent, 0, 0)
+            least = span - lower - upper
+            size = checked(op, "output size", least + extra) if wanted is None else wanted
+        _require(
+            wanted is None or (wanted >= least and wanted < least + s),
+            op,
+            f"output_size must be from {least} to {least + s - 1} for the {name}, got {wanted}",
+        )
+        _require(
+            size > 0,
+            op,
+            f"padding {as_tuple((lower, upper))} leaves nothing of the output's {name}: "
+            f"(input - 1) * stride + dilation * (kernel - 1) + 1 is {span}",
+        )
+        # What the last window does not reach comes off the padding behind it first. What is left, in whole strides,
+        # lies outside the convolution: it would fit more windows than there are.
+        left_over = size - (span - lower - upper)
+        sizes.append(size)
+        beyonds.append(torch.sym_max(0, left_over - upper) // s * s)
+        inner_pads += [lower, torch.sym_max(0, upper - left_over)]
+    (height, width), (rows, columns) = sizes, beyonds
+    return Transposed((height, width), (height - rows, width - columns), inner_pads, (rows, columns))
 
 
 def pool2d_size(
@@ -226,7 +329,7 @@ def pool2d_size(
     N, C, H, W = input_size
     kernel = expand(op, "kernel_size", kernel_size)
     steps = expand(op, "stride", stride) if len(stride) else kernel
-    top, bottom, left, right = _expand_sides(op, padding)
+    top, bottom, left, right = expand_sides(op, padding)
     dilations = expand(op, "dilation", dilation)
     _require(C > 0, op, f"input must have at least one channel, got input of size {as_tuple(input_size)}")
     h = make_axis(op, "height", H, kernel[0], steps[0], dilations[0], top, bottom, ceil_mode)
@@ -244,7 +347,7 @@ def pool2d_size(
         f"kernel_size must have at most 2**31 - 1 taps, got {as_tuple(kernel)}",
     )
     size = (N, C, h.output, w.output)
-    _check_numel(op, "output", size)
+    check_numel(op, "output", size)
     return size
 
 
@@ -256,8 +359,19 @@ def check_size(op: str, name: str, actual: Sequence[Int], expected: Sequence[Int
     )
 
 
+def check_bias_size(op: str, size: Sequence[Int], channels: Int, channels_name: str) -> None:
+    _require(
+        len(size) == 1 and size[0] == channels,
+        op,
+        f"bias must be 1-D with one value per {channels_name} ({channels}), got {as_tuple(size)}",
+    )
+
+
+def batched(op: str, name: str, size: Sequence[Int]) -> tuple[Int, Int, Int, Int]:
+    """(N, C, H, W) of a batched image's size, (1, C, H, W) of an unbatched one's."""
+    _require(len(size) in (3, 4), op, f"{name} must be 4-D (batched) or 3-D (unbatched), got {len(size)}-D")
+    return tuple(size) if len(size) == 4 else (1, *size)  # type: ignore[return-value]
+
+
 def image_size(op: str, name: str, tensor: torch.Tensor) -> tuple[Int, Int, Int, Int]:
-    """(N, C, H, W) of a batched tensor, (1, C, H, W) of an unbatched one."""
-    _require(tensor.dim() in (3, 4), op, f"{name} must be 4-D (batched) or 3-D (unbatched), got {tensor.dim()}-D")
-    sizes = tuple(tensor.shape)
-    return sizes if tensor.dim() == 4 else (1, *sizes)  # type: ignore[return-value]
+    return batched(op, name, tensor.shape)

@@ -18,8 +18,14 @@ constexpr bool is_floating(DType dtype) {
 
 // The convolution output(n,k,p,q) = sum over c,r,s of input(n,c,h,w) * weight(k,c,r,s) pairs three tensors; each pass
 // computes one of them (or its gradient, which has its shape) from the other two.
-// grad_bias sums the output's gradient over everything but channels.
-enum class Conv2dPass : int32_t { forward, grad_input, grad_weight, grad_bias };
+// grad_bias sums the output's gradient over everything but channels. fold adds the padding of an image to the pixels
+// that it shows: grad_input of a border other than zeros is grad_input over the padded image, folded, so only forward
+// and grad_weight meet such a border.
+enum class Conv2dPass : int32_t { forward, grad_input, grad_weight, grad_bias, fold };
+
+constexpr bool is_contraction(Conv2dPass pass) {
+  return pass <= Conv2dPass::grad_weight;
+}
 
 struct Conv2dProblem {
   Conv2dPass pass;
@@ -29,12 +35,12 @@ struct Conv2dProblem {
 };
 
 // forward writes output, grad_input writes input, grad_weight writes weight; the other two are read.
-// grad_bias reads output and writes bias.
+// grad_bias reads output and writes bias. fold reads output, the padded image, and writes input.
 struct Conv2dArguments {
   void* input = nullptr;
   void* weight = nullptr;
   void* output = nullptr;
-  void* bias = nullptr;       // in forward null or read
+  void* bias = nullptr;       // in forward, grad_input and fold null or read: one value a channel of what is written
   void* workspace = nullptr;  // Algorithm::workspace bytes on the device, 256-byte aligned
   void* stream = nullptr;     // cudaStream_t on CUDA
 };

@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cstdint>
+#include <iterator>
+#include <string_view>
 
 #include "checks.h"
 
@@ -40,10 +42,40 @@ CONVOPS_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) {
   return -floor_div(-a, b);
 }
 
+// What a position outside the image reads. For an axis a b c d, two positions on each side:
+//   zeros 0 0|a b c d|0 0    replicate a a|a b c d|d d    circular c d|a b c d|a b
+//   reflect c b|a b c d|c b  symmetric b a|a b c d|d c
+enum class Border : int32_t { zeros, reflect, replicate, circular, symmetric };
+constexpr const char* kBorderNames[] = {"zeros", "reflect", "replicate", "circular", "symmetric"};
+
+// The pixel of an axis of that many that position i reads, -1 for none. No position is further outside than
+// check_border lets the padding reach, so that one turn or mirror brings it back.
+template <typename index_t>
+CONVOPS_HOST_DEVICE inline index_t border_pixel(Border border, index_t i, index_t input) {
+  if (i >= 0 && i < input) return i;
+  switch (border) {
+    case Border::reflect: return i < 0 ? -i : 2 * (input - 1) - i;
+    case Border::replicate: return i < 0 ? 0 : input - 1;
+    case Border::circular: return i < 0 ? i + input : i - input;
+    case Border::symmetric: return i < 0 ? -1 - i : 2 * input - 1 - i;
+    default: return -1;
+  }
+}
+
+inline Border as_border(const char* op, std::string_view name) {
+  std::string known;
+  for (size_t i = 0; i < std::size(kBorderNames); ++i) {
+    if (name == kBorderNames[i]) return static_cast<Border>(i);
+    known.append(i == 0 ? "'" : ", '").append(kBorderNames[i]).append("'");
+  }
+  fail(op, "padding_mode must be one of ", known, "; got '", name, "'");
+}
+
 // One axis of a sliding window: output o, tap k reads input o * stride + k * dilation - pad_lower.
 struct Axis {
   int64_t input, kernel, output;
   int64_t stride, dilation, pad_lower, pad_upper;
+  Border border = Border::zeros;
 
   CONVOPS_HOST_DEVICE int64_t extent() const { return dilation * (kernel - 1) + 1; }
   CONVOPS_HOST_DEVICE bool covers_input() const {
@@ -68,9 +100,45 @@ struct Axis {
   Axis used() const {
     const int64_t first = first_used_tap(), end = (input - 1 + pad_lower) / dilation + 1;
     const int64_t taps = (end < kernel ? end : kernel) - first;
-    return {input, taps > 1 ? taps : 1, output, stride, dilation, pad_lower - first * dilation, pad_upper};
+    return {input, taps > 1 ? taps : 1, output, stride, dilation, pad_lower - first * dilation, pad_upper, border};
   }
+  CONVOPS_HOST_DEVICE int64_t padded() const { return pad_lower + input + pad_upper; }
+  CONVOPS_HOST_DEVICE int64_t pixel(int64_t position) const { return border_pixel(border, position, input); }
+  // Calls visit(position), in order, for the positions in and around the image that read pixel i: border_pixel
+  // backwards.
+  template <typename Visit>
+  CONVOPS_HOST_DEVICE void for_each_position(int64_t i, const Visit& visit) const {
+    int64_t before = 0, behind = 0;  // the one position on each side, if the padding reaches it
+    switch (border) {
+      case Border::reflect: before = -i, behind = 2 * (input - 1) - i; break;
+      case Border::circular: before = i - input, behind = i + input; break;
+      case Border::symmetric: before = -1 - i, behind = 2 * input - 1 - i; break;
+      default: break;
+    }
+    const bool replicate = border == Border::replicate;
+    if (replicate && i == 0) {
+      for (int64_t position = -pad_lower; position < 0; ++position) visit(position);
+    }
+    if (before < 0 && before >= -pad_lower) visit(before);
+    visit(i);
+    if (behind >= input && behind < input + pad_upper) visit(behind);
+    if (replicate && i == input - 1) {
+      for (int64_t position = input; position < input + pad_upper; ++position) visit(position);
+    }
+  }
+  // The same windows over an image that the padding is part of.
+  Axis over_padded() const { return {padded(), kernel, output, stride, dilation, 0, 0}; }
 };
+
+// A mirror that leaves out the edge has one pixel less to show than the image, the others as many.
+inline void check_border(const char* op, const char* name, const Axis& axis) {
+  if (axis.border == Border::zeros || axis.border == Border::replicate) return;
+  const int64_t most = axis.border == Border::reflect ? axis.input - 1 : axis.input;
+  CONVOPS_CHECK(
+      axis.pad_lower <= most && axis.pad_upper <= most, op, "padding must be at most ", most, " for padding_mode '",
+      kBorderNames[static_cast<int>(axis.border)], "' and an input ", name, " of ", axis.input, ", got ",
+      as_tuple(std::array{axis.pad_lower, axis.pad_upper}));
+}
 
 // output = floor((input + pads - extent) / stride) + 1, or with ceil_mode the ceiling, without a last window that
 // would start beyond the input and its lower pad (torch's rule).
@@ -123,13 +191,19 @@ struct Conv2dGeometry {
   CONVOPS_HOST_DEVICE int64_t weight_numel() const { return K * (C / groups) * h.kernel * w.kernel; }
   CONVOPS_HOST_DEVICE int64_t input_numel() const { return N * C * h.input * w.input; }
   CONVOPS_HOST_DEVICE int64_t output_numel() const { return N * K * h.output * w.output; }
+
+  CONVOPS_HOST_DEVICE Border border() const { return h.border; }
+  // The same convolution, without padding, of an image that its padding is part of.
+  Conv2dGeometry over_padded() const {
+    return {N, C, K, groups, h.over_padded(), w.over_padded(), channels_last, weight_channels_last};
+  }
 };
 
 // input_size is (N, C, H, W), weight_size (K, C / groups, R, S), padding (top, bottom, left, right).
 inline Conv2dGeometry make_conv2d_geometry(
     const char* op, const std::array<int64_t, 4>& input_size, const std::array<int64_t, 4>& weight_size,
     const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation,
-    int64_t groups, bool channels_last, bool weight_channels_last) {
+    int64_t groups, Border border, bool channels_last, bool weight_channels_last) {
   const auto [N, C, H, W] = input_size;
   const auto [K, C_per_group, R, S] = weight_size;
   CONVOPS_CHECK(groups > 0, op, "groups must be positive, got ", groups);
@@ -149,6 +223,9 @@ inline Conv2dGeometry make_conv2d_geometry(
       make_axis(op, "width", W, S, stride[1], dilation[1], padding[2], padding[3]),
       channels_last,
       weight_channels_last};
+  geometry.h.border = geometry.w.border = border;
+  check_border(op, "height", geometry.h);
+  check_border(op, "width", geometry.w);
   check_numel(op, "output", geometry.output_size());
   return geometry;
 }

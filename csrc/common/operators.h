@@ -7,13 +7,15 @@ namespace convops {
 
 Tensor conv2d(
     Tensor input, Tensor weight, std::optional<Tensor> bias, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool allow_tf32, std::string algorithm);
+    int64_t groups, std::string padding_mode, bool allow_tf32, std::string algorithm);
 Tensor conv2d_grad_input(
     Tensor grad_output, Tensor weight, IntList input_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm);
+    int64_t groups, std::optional<Tensor> bias, std::string padding_mode, std::optional<MemoryFormat> memory_format,
+    bool allow_tf32, std::string algorithm);
 Tensor conv2d_grad_weight(
     Tensor grad_output, Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm);
+    int64_t groups, std::string padding_mode, std::optional<MemoryFormat> memory_format, bool allow_tf32,
+    std::string algorithm);
 Tensor conv2d_grad_bias(Tensor grad_output);
 
 Tensor max_pool2d(

@@ -34,16 +34,30 @@ void run(
     const std::string& algorithm) {
   const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(conv2d, on.is_cuda()), problem, algorithm);
   // An empty batch has nothing to write, except gradients that are then zero.
-  if (problem.geometry.N == 0 && (problem.pass == Conv2dPass::forward || problem.pass == Conv2dPass::grad_input))
-    return;
+  const bool writes_image =
+      problem.pass == Conv2dPass::forward || problem.pass == Conv2dPass::grad_input || problem.pass == Conv2dPass::fold;
+  if (problem.geometry.N == 0 && writes_image) return;
   Launch{on}(chosen, problem, arguments);
+}
+
+// A bias on the device of `on`, dense, or null.
+const Tensor* check_bias(
+    const char* op, std::optional<Tensor>& bias, const Tensor& on, const char* on_name, int64_t channels,
+    const char* channels_name) {
+  if (!bias) return nullptr;
+  check_same(op, "bias", *bias, on, on_name);
+  CONVOPS_CHECK(
+      bias->dim() == 1 && bias->size(0) == channels, op, "bias must be 1-D with one value per ", channels_name, " (",
+      channels, "), got ", as_tuple(bias->sizes()));
+  bias = dense(*bias, false);
+  return &*bias;
 }
 
 }  // namespace
 
 Tensor conv2d(
-    Tensor input, Tensor weight_, std::optional<Tensor> bias, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, bool allow_tf32, std::string algorithm) {
+    Tensor input, Tensor weight_, std::optional<Tensor> bias_, IntList stride, IntList padding, IntList dilation,
+    int64_t groups, std::string padding_mode, bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kForward, "input", input);
   check_same(kForward, "weight", weight_, input);
   const auto size = image_size(kForward, "input", input);
@@ -51,28 +65,24 @@ Tensor conv2d(
   const Weight weight(kForward, weight_);
   const auto geometry = make_conv2d_geometry(
       kForward, size, weight.size, as_pair(kForward, "stride", stride), as_sides(kForward, padding),
-      as_pair(kForward, "dilation", dilation), groups, channels_last, weight.channels_last);
-  if (bias) {
-    check_same(kForward, "bias", *bias, input);
-    CONVOPS_CHECK(
-        bias->dim() == 1 && bias->size(0) == geometry.K, kForward, "bias must be 1-D with one value per filter (",
-        geometry.K, "), got ", as_tuple(bias->sizes()));
-    bias = dense(*bias, false);
-  }
+      as_pair(kForward, "dilation", dilation), groups, as_border(kForward, padding_mode), channels_last,
+      weight.channels_last);
+  const Tensor* bias = check_bias(kForward, bias_, input, "input", geometry.K, "filter");
   Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
   input = dense(input, channels_last);
   const Conv2dArguments arguments{
       .input = input.data_ptr(),
       .weight = weight.tensor.data_ptr(),
       .output = output.data_ptr(),
-      .bias = bias ? bias->data_ptr() : nullptr};
+      .bias = bias != nullptr ? bias->data_ptr() : nullptr};
   run(kForward, input, {Conv2dPass::forward, dtype, geometry, allow_tf32}, arguments, algorithm);
   return output;
 }
 
 Tensor conv2d_grad_input(
     Tensor grad_output, Tensor weight_, IntList input_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm) {
+    int64_t groups, std::optional<Tensor> bias_, std::string padding_mode, std::optional<MemoryFormat> memory_format,
+    bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kGradInput, "grad_output", grad_output);
   check_same(kGradInput, "weight", weight_, grad_output, "grad_output");
   const auto size = image_size(kGradInput, "grad_output", grad_output);
@@ -83,20 +93,39 @@ Tensor conv2d_grad_input(
   const int64_t C = checked_mul(kGradInput, "weight channels * groups", weight.size[1], groups);
   const auto geometry = make_conv2d_geometry(
       kGradInput, {size[0], C, H, W}, weight.size, as_pair(kGradInput, "stride", stride), as_sides(kGradInput, padding),
-      as_pair(kGradInput, "dilation", dilation), groups, channels_last, weight.channels_last);
+      as_pair(kGradInput, "dilation", dilation), groups, as_border(kGradInput, padding_mode), channels_last,
+      weight.channels_last);
   check_grad_output(kGradInput, size, geometry);
-  check_numel(kGradInput, "grad_input", {size[0], C, H, W});
-  Tensor grad_input = allocate(grad_output, {size[0], C, H, W}, grad_output.dim() == 3, channels_last);
+  const Tensor* bias = check_bias(kGradInput, bias_, grad_output, "grad_output", C, "input channel");
+  const bool unbatched = grad_output.dim() == 3;
+  const auto empty = [&](int64_t height, int64_t width) {
+    check_numel(kGradInput, "grad_input", {size[0], C, height, width});
+    return allocate(grad_output, {size[0], C, height, width}, unbatched, channels_last);
+  };
+  Tensor grad_input = empty(H, W);
   grad_output = dense(grad_output, channels_last);
-  const Conv2dArguments arguments{
-      .input = grad_input.data_ptr(), .weight = weight.tensor.data_ptr(), .output = grad_output.data_ptr()};
-  run(kGradInput, grad_output, {Conv2dPass::grad_input, dtype, geometry, allow_tf32}, arguments, algorithm);
+  Conv2dArguments arguments{
+      .input = grad_input.data_ptr(),
+      .weight = weight.tensor.data_ptr(),
+      .output = grad_output.data_ptr(),
+      .bias = bias != nullptr ? bias->data_ptr() : nullptr};
+  if (geometry.border() == Border::zeros) {
+    run(kGradInput, grad_output, {Conv2dPass::grad_input, dtype, geometry, allow_tf32}, arguments, algorithm);
+    return grad_input;
+  }
+  const Tensor padded = empty(geometry.h.padded(), geometry.w.padded());
+  const Conv2dArguments over_padded{.input = padded.data_ptr(), .weight = arguments.weight, .output = arguments.output};
+  run(kGradInput, grad_output, {Conv2dPass::grad_input, dtype, geometry.over_padded(), allow_tf32}, over_padded,
+      algorithm);
+  arguments.output = over_padded.input;
+  run(kGradInput, grad_output, {Conv2dPass::fold, dtype, geometry, false}, arguments, "auto");
   return grad_input;
 }
 
 Tensor conv2d_grad_weight(
     Tensor grad_output, Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, std::optional<MemoryFormat> memory_format, bool allow_tf32, std::string algorithm) {
+    int64_t groups, std::string padding_mode, std::optional<MemoryFormat> memory_format, bool allow_tf32,
+    std::string algorithm) {
   const DType dtype = check_dtype(kGradWeight, "input", input);
   check_same(kGradWeight, "grad_output", grad_output, input);
   const auto size = image_size(kGradWeight, "input", input);
@@ -107,7 +136,8 @@ Tensor conv2d_grad_weight(
   const std::array<int64_t, 4> weight_size{grad_size[1], size[1] / groups, R, S};
   const auto geometry = make_conv2d_geometry(
       kGradWeight, size, weight_size, as_pair(kGradWeight, "stride", stride), as_sides(kGradWeight, padding),
-      as_pair(kGradWeight, "dilation", dilation), groups, channels_last, memory_format == MemoryFormat::ChannelsLast);
+      as_pair(kGradWeight, "dilation", dilation), groups, as_border(kGradWeight, padding_mode), channels_last,
+      memory_format == MemoryFormat::ChannelsLast);
   check_grad_output(kGradWeight, grad_size, geometry);
   check_numel(kGradWeight, "grad_weight", weight_size);
   Tensor grad_weight = allocate(input, weight_size, false, geometry.weight_channels_last);

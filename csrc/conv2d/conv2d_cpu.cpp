@@ -7,6 +7,7 @@ namespace convops {
 CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
 
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
   static constexpr Conv2dAlgorithm algorithms[] = {
@@ -15,14 +16,15 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
       {"depthwise",
        [](const Conv2dProblem& problem) {
          const Conv2dGeometry& g = problem.geometry;
-         return problem.pass != Conv2dPass::grad_bias && g.channels_per_group() == 1 &&
+         return is_contraction(problem.pass) && g.channels_per_group() == 1 &&
                 g.filters_per_group() <= (g.channels_last ? 1 : 4);
        },
        nullptr, conv2d_depthwise},
-      {"implicit_gemm", [](const Conv2dProblem& problem) { return problem.pass != Conv2dPass::grad_bias; }, nullptr,
+      {"implicit_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_implicit_gemm},
       {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,
        conv2d_grad_bias_kernel},
+      {"fold", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::fold; }, nullptr, conv2d_fold},
   };
   return algorithms;
 }

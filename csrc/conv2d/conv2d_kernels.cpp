@@ -1,6 +1,7 @@
 // Compiled once per instruction set.
 #include "../common/algorithm.h"
 #include "depthwise.h"
+#include "fold.h"
 #include "grad_bias.h"
 #include "implicit_gemm.h"
 
@@ -20,6 +21,7 @@ namespace CONVOPS_ISA {
 CONVOPS_DEFINE_KERNEL(conv2d_implicit_gemm, implicit_gemm)
 CONVOPS_DEFINE_KERNEL(conv2d_depthwise, depthwise)
 CONVOPS_DEFINE_KERNEL(conv2d_grad_bias_kernel, grad_bias)
+CONVOPS_DEFINE_KERNEL(conv2d_fold, fold)
 
 }  // namespace CONVOPS_ISA
 }  // namespace convops

@@ -4,7 +4,8 @@
 // phase's taps. forward has one phase (target_step 1) whose taps lie dilation apart and moves by the stride.
 // grad_input is its transpose: the pixel h of the input was read by output p through tap r where
 // p * stride + r * dilation - pad = h, so the phase h mod stride fixes which taps r take part, and within a phase one
-// step in h / stride is one step in p. No zero is ever stuffed between pixels or multiplied.
+// step in h / stride is one step in p. No zero is ever stuffed between pixels or multiplied. Its image has
+// no border but zeros: what other borders read is added up by fold.h.
 #pragma once
 
 #include <algorithm>
@@ -24,6 +25,10 @@ struct AxisTap {
 struct CorrelationAxis {
   int64_t kernel, source, target, source_step, target_step;
   std::vector<std::vector<AxisTap>> phases;
+  Border border = Border::zeros;  // what a position outside the source reads
+
+  // The pixel of the source that a position reads, or -1.
+  int64_t pixel(int64_t position) const { return border_pixel(border, position, source); }
 
   // Number of base positions i that phase 0, the longest, has.
   int64_t positions() const { return ceil_div(target, target_step); }
@@ -43,7 +48,7 @@ struct CorrelationAxis {
 };
 
 inline CorrelationAxis forward_axis(const Axis& axis) {
-  CorrelationAxis result{axis.kernel, axis.input, axis.output, axis.stride, 1, {{}}};
+  CorrelationAxis result{axis.kernel, axis.input, axis.output, axis.stride, 1, {{}}, axis.border};
   for (int64_t k = 0; k < axis.kernel; ++k) {
     result.phases[0].push_back({k, k * axis.dilation - axis.pad_lower, 0});
   }

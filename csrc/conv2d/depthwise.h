@@ -21,8 +21,9 @@ void pack_plane(
   const int64_t stretch = columns.source_end - columns.source_begin;
   const int32_t* slot_of = columns.slot_of_source.data();
   for (const int64_t h : rows.source) {
-    for (const int32_t slot : columns.padding_slots) packed[slot] = 0;
-    const scalar_t* from = plane + h * axis.source + columns.source_begin;
+    const scalar_t* whole = plane + h * axis.source;
+    for (const auto& [slot, column] : columns.outside) packed[slot] = column < 0 ? acc_t(0) : widen(whole[column]);
+    const scalar_t* from = whole + columns.source_begin;
     if (columns.in_order && stretch > 0) {
       for (int64_t w = 0; w < stretch; w += lanes)
         store_partial(packed + slot_of[0] + w, load_partial(from + w, stretch - w), stretch - w);
@@ -258,8 +259,8 @@ void depthwise_channels(
       const int64_t n = item / c.h.target, h = item % c.h.target;
       int64_t row_count = 0;
       for (const AxisTap& r : c.h.phases[h % c.h.target_step]) {
-        const int64_t row = h / c.h.target_step * c.h.source_step + r.offset;
-        if (row < 0 || row >= c.h.source) continue;
+        const int64_t row = c.h.pixel(h / c.h.target_step * c.h.source_step + r.offset);
+        if (row < 0) continue;
         tap_rows[row_count] = source + (n * c.h.source + row) * c.w.source * C;
         row_taps[row_count++] = r.tap;
       }
@@ -276,13 +277,14 @@ void depthwise_channels(
           const int64_t first = j * c.w.source_step;
           const bool interior =
               j + kPixels <= count && first + least >= 0 && (j + kPixels - 1) * c.w.source_step + most < c.w.source;
-          // Near a border go pixel by pixel, with the taps that fall inside.
+          // Near a border go pixel by pixel, with the taps that read something, from where they read it.
           const AxisTap* columns = taps.data();
           int64_t column_count = static_cast<int64_t>(taps.size());
           if (!interior) {
             inside.clear();
             for (const AxisTap& s : taps) {
-              if (first + s.offset >= 0 && first + s.offset < c.w.source) inside.push_back(s);
+              const int64_t column = c.w.pixel(first + s.offset);
+              if (column >= 0) inside.push_back({s.tap, column - first, s.order});
             }
             columns = inside.data();
             column_count = static_cast<int64_t>(inside.size());
@@ -343,8 +345,8 @@ void depthwise_channels_grad_weight(
         for (int64_t channel = 0; channel < C; channel += lanes) {
           const int64_t count = std::min<int64_t>(lanes, C - channel);
           for (const AxisTap& r : c.h.phases[0]) {
-            const int64_t row = p * c.h.source_step + r.offset;
-            if (row < 0 || row >= c.h.source) continue;
+            const int64_t row = c.h.pixel(p * c.h.source_step + r.offset);
+            if (row < 0) continue;
             const scalar_t* x = input + (n * c.h.source + row) * c.w.source * C + channel;
             acc_t* to = sums.data() + slice * size + r.tap * S * C + channel;
             for (int64_t s = 0; s < S; s += 8) {
@@ -353,6 +355,13 @@ void depthwise_channels_grad_weight(
                 if (first < last) {
                   select_instance<8>(tap_count, []<int N>() { return &correlate_channels<scalar_t, N>; })(
                       x, first_tap, c.w.source_step, gradient + channel, C, first, last, count, to);
+                }
+              };
+              const auto run_border = [&](const AxisTap& t, int64_t first, int64_t last) {
+                for (int64_t q = first; q < last; ++q) {
+                  const int64_t position = q * c.w.source_step, column = c.w.pixel(position + t.offset);
+                  const AxisTap shown{t.tap, column - position, t.order};
+                  if (column >= 0) run(&shown, 1, q, q + 1);
                 }
               };
               // Outputs [first, last) of a tap fall inside the image; those common to the group go together.
@@ -375,6 +384,8 @@ void depthwise_channels_grad_weight(
               for (int64_t t = s; t < s + group; ++t) {
                 run(taps.data() + t, 1, first_of(taps[t]), std::min(first, last_of(taps[t])));
                 run(taps.data() + t, 1, std::max(last, first_of(taps[t])), last_of(taps[t]));
+                run_border(taps[t], 0, first_of(taps[t]));
+                run_border(taps[t], last_of(taps[t]), Q);
               }
             }
           }
@@ -399,15 +410,11 @@ void depthwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   order_taps(c.w);
   const bool last = c.channels_last;
   const int64_t work = multiplications(problem.geometry);
+  const auto bias = static_cast<const scalar_t*>(arguments.bias);
+  const auto run = last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>;
   switch (problem.pass) {
-    case Conv2dPass::forward:
-      return (last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>)(c, work, input, weight,
-                                                                                static_cast<const scalar_t*>(
-                                                                                    arguments.bias),
-                                                                                output);
-    case Conv2dPass::grad_input:
-      return (last ? depthwise_channels<scalar_t> : depthwise_planes<scalar_t>)(c, work, output, weight, nullptr,
-                                                                                input);
+    case Conv2dPass::forward: return run(c, work, input, weight, bias, output);
+    case Conv2dPass::grad_input: return run(c, work, output, weight, bias, input);
     default:
       return (last ? depthwise_channels_grad_weight<scalar_t> : depthwise_planes_grad_weight<scalar_t>)(c, work, input,
                                                                                                         output, weight);

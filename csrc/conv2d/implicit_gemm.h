@@ -340,7 +340,8 @@ void implicit_gemm(const Conv2dProblem& problem, const Conv2dArguments& argument
   switch (problem.pass) {
     case Conv2dPass::forward:
       return correlate(problem, input, weight, static_cast<const scalar_t*>(arguments.bias), output);
-    case Conv2dPass::grad_input: return correlate<scalar_t>(problem, output, weight, nullptr, input);
+    case Conv2dPass::grad_input:
+      return correlate(problem, output, weight, static_cast<const scalar_t*>(arguments.bias), input);
     default: return grad_weight(problem.geometry, input, output, weight);
   }
 }

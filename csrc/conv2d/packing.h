@@ -3,8 +3,9 @@
 //
 // A slot is a packed column. Columns are kept by their remainder modulo the source step, so that the columns that one
 // tap reads for neighbouring targets always lie next to each other, whatever the stride; rows and columns that no
-// tap reads are not packed at all (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of padding
-// are left out of the runs rather than multiplied as zeros.
+// tap reads are not packed at all (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of zeros
+// are left out of the runs rather than multiplied. Other borders are read here and only here: a row outside the image
+// is the slot of the row that it shows, a column outside is packed from the one that it shows.
 #pragma once
 
 #include <algorithm>
@@ -80,7 +81,7 @@ struct TileColumns {
         if (column >= 0 && column < axis.source) {
           slot_of_source[column - source_begin] = static_cast<int32_t>(r.slot + i);
         } else {
-          padding_slots.push_back(static_cast<int32_t>(r.slot + i));
+          outside.push_back({r.slot + i, axis.pixel(column)});
         }
       }
     }
@@ -103,7 +104,10 @@ struct TileColumns {
   int64_t slots = 0;
   int64_t source_begin = 0, source_end = 0;
   std::vector<int32_t> slot_of_source;  // of the columns [source_begin, source_end); -1: not read
-  std::vector<int32_t> padding_slots;
+  struct Outside {
+    int64_t slot, column;  // the column of the image that it shows, -1: zeros
+  };
+  std::vector<Outside> outside;
   bool in_order = false;                     // neighbouring columns have neighbouring slots
   std::vector<std::vector<ColumnRun>> runs;  // by phase
 };
@@ -111,12 +115,12 @@ struct TileColumns {
 // The packed rows of the targets at base positions [begin, begin + count).
 struct TileRows {
   TileRows(const CorrelationAxis& axis, int64_t begin, int64_t count)
-      : begin(begin), count(count), slot_of_source(axis.source, -1) {
+      : begin(begin), count(count), border(axis.border), slot_of_source(axis.source, -1) {
     for (const auto& phase : axis.phases) {
       for (const AxisTap& tap : phase) {
         for (int64_t i = begin; i < begin + count; ++i) {
-          const int64_t row = i * axis.source_step + tap.offset;
-          if (row >= 0 && row < axis.source && slot_of_source[row] < 0) slot_of_source[row] = 0;
+          const int64_t row = axis.pixel(i * axis.source_step + tap.offset);
+          if (row >= 0) slot_of_source[row] = 0;
         }
       }
     }
@@ -127,12 +131,14 @@ struct TileRows {
     }
   }
 
-  // -1 for a row of padding.
-  int64_t slot(int64_t row) const {
-    return row < 0 || row >= static_cast<int64_t>(slot_of_source.size()) ? -1 : slot_of_source[row];
+  // -1 for a row of zeros.
+  int64_t slot(int64_t position) const {
+    const int64_t row = border_pixel(border, position, static_cast<int64_t>(slot_of_source.size()));
+    return row < 0 ? -1 : slot_of_source[row];
   }
 
   int64_t begin, count;
+  Border border;
   std::vector<int32_t> slot_of_source;
   std::vector<int64_t> source;  // rows in slot order
 };
@@ -196,7 +202,14 @@ void pack_source(
     for (const int64_t h : rows.source) {
       acc_t* row = packed;
       packed += columns.slots * width;
-      for (const int32_t slot : columns.padding_slots) std::fill_n(row + slot * width, width, acc_t(0));
+      const int64_t column_step = c.channels_last ? pixel : 1, channel_step = c.channels_last ? 1 : H * W;
+      for (const auto& [slot, column] : columns.outside) {
+        acc_t* to = row + slot * width;
+        std::fill_n(to, width, acc_t(0));
+        if (column < 0) continue;
+        const scalar_t* from = image + (h * W + column) * column_step + first * channel_step;
+        for (int64_t i = 0; i < channels; ++i) to[i] = widen(from[i * channel_step]);
+      }
       if (stretch == 0) continue;
       if (verbatim) {
         const scalar_t* from = image + (h * W + columns.source_begin) * pixel;

@@ -1,25 +1,102 @@
-"""Layers. ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d`` are torch.nn's but for the kernels: same constructor, same repr,
-same ``state_dict``."""
+"""Layers. ``Conv2d``, ``ConvTranspose2d``, ``MaxPool2d`` and ``AvgPool2d`` are torch.nn's but for the kernels: same
+constructor, same repr, same ``state_dict``; the convolutions take more kinds of padding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.modules.utils import _reverse_repeat_tuple
 
-from ..ops import avg_pool2d, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, pair
+from ..ops import avg_pool2d, conv2d, conv_transpose2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+
+
+def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any, padding_mode: str) -> None:
+    """Puts every accepted padding where torch's constructors put those that they know."""
+    if isinstance(padding, str):
+        index_of("padding", padding, MODES)
+    elif isinstance(padding, Sequence) and len(padding) == 4:
+        padding = (tuple(padding[:2]), tuple(padding[2:]))
+    elif isinstance(padding, Sequence) and all(isinstance(side, Sequence) for side in padding):
+        top_bottom, left_right = padding
+        padding = (pair("padding", top_bottom), pair("padding", left_right))
+    else:
+        padding = pair("padding", padding)
+        layer._reversed_padding_repeated_twice = list(_reverse_repeat_tuple(padding, 2))
+    index_of("padding_mode", padding_mode, PADDING_MODES)
+    layer.padding, layer.padding_mode = padding, padding_mode  # type: ignore[assignment]
 
 
 class Conv2d(torch.nn.Conv2d):
-    """:class:`torch.nn.Conv2d` on :func:`torch_convops.conv2d`; ``padding="same"`` is torch's, which needs stride 1."""
+    """:class:`torch.nn.Conv2d` on :func:`torch_convops.conv2d`.
+
+    ``padding`` also takes four sides, ``"same"`` with any stride, ``"same_lower"`` and ``"full"``; ``padding_mode`` also
+    ``"symmetric"``. ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, K, P, Q)`` or ``(K, P, Q)``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        window: Any = (kernel_size, stride, 0, dilation)
+        super().__init__(in_channels, out_channels, *window, groups, bias, "zeros", device, dtype)
+        _set_padding(self, padding, padding_mode)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, self.padding_mode)
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """:class:`torch.nn.ConvTranspose2d` on :func:`torch_convops.conv_transpose2d`.
+
+    ``padding`` also takes four sides and the modes ``"valid"``, ``"same"``, ``"same_lower"`` and ``"full"``.
+    ``(N, C, P, Q)`` or ``(C, P, Q)`` to ``(N, K, H, W)`` or ``(K, H, W)``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        output_padding: Pair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Pair = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        window: Any = (kernel_size, stride, 0, output_padding)
+        spacing: Any = dilation
+        super().__init__(in_channels, out_channels, *window, groups, bias, spacing, padding_mode, device, dtype)
+        _set_padding(self, padding, padding_mode)
+
+    def forward(self, input: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
+        """Applies the layer; output_size is the (height, width) wanted, or the whole size of the output."""
+        padding: Any = self.padding
+        extra: Any = self.output_padding
+        if output_size is not None:
+            if len(output_size) not in (2, input.dim()):
+                raise ValueError(f"output_size must have 2 or {input.dim()} values, got {tuple(output_size)}")
+            output_size, extra = tuple(output_size[-2:]), 0
+        return conv_transpose2d(
+            input, self.weight, self.bias, self.stride, padding, extra, self.groups, self.dilation, output_size
+        )
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
@@ -60,4 +137,4 @@ class GlobalAvgPool2d(torch.nn.Module):
         return global_avg_pool2d(input)
 
 
-__all__ = ["AvgPool2d", "Conv2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d"]
+__all__ = ["AvgPool2d", "Conv2d", "ConvTranspose2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d"]

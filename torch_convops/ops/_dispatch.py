@@ -4,8 +4,8 @@ Each public function takes one of three ways:
 
 * nothing requires grad and no transform is active: straight to the kernel, below autograd;
 * eager autograd or a ``torch.func`` transform: an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp``;
-* while compiling or exporting: the registered operator, whose Autograd kernel applies that same Function (Dynamo does
-  not trace a Function with a ``jvp``).
+* while compiling, exporting or tracing: the registered operator, whose Autograd kernel applies that same Function
+  (Dynamo does not trace a Function with a ``jvp``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -31,11 +32,23 @@ library = torch.library.Library("torch_convops", "IMPL")
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
+transforms_active = torch._C._are_functorch_transforms_active
+
+
+def is_traced() -> bool:
+    """Whether a call is recorded, by torch.compile, torch.export or torch.jit.trace: what they record is the operator."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
 def is_plain(*tensors: torch.Tensor | None) -> bool:
     """Whether a call needs neither a graph, a tangent nor a transform."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transforms_active() or forward_ad._current_level >= 0:
         return False
-    return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return False
+    return True
 
 
 def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
@@ -44,7 +57,7 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
     The operators check their arguments and raise RuntimeError, the only type that crosses the library's boundary. What
     they or the dispatcher's schema say of an argument becomes ValueError or TypeError here, at no cost to a good call.
     """
-    prefix = function.__name__
+    prefix = f"{function.__name__}: "
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,7 +76,7 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
                 raise TypeError(message) from None
             raise
         except AttributeError:
-            raise_for_missing_tensor(prefix, function, args, kwargs, TypeError)
+            raise_for_missing_tensor(function.__name__, function, args, kwargs, TypeError)
             raise
 
     return wrapper
@@ -83,7 +96,7 @@ def raise_for_missing_tensor(
     """Names the argument that should have been a tensor, once asking it for an attribute has failed."""
     for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
         optional = name == "bias" and value is None
-        if name in ("input", "weight", "bias", "grad_output", "offsets") and not (
+        if name in ("input", "weight", "bias", "grad_output", "offsets", "in1", "in2") and not (
             optional or isinstance(value, torch.Tensor)
         ):
             raise error(f"{op}: {name} must be a Tensor, got {value!r}") from None
@@ -105,23 +118,110 @@ def raises_operator_errors(op: str, function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def register_fake(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    def register(fake: Callable[P, R]) -> Callable[P, R]:
-        torch.library.register_fake(f"torch_convops::{name}", raises_operator_errors(name, fake))
+def renamed(error: RuntimeError, operator: str, name: str) -> RuntimeError:
+    """What an operator says of its arguments, as said by the one that called it."""
+    message = str(error)
+    return type(error)(name + message.removeprefix(operator)) if message.startswith(f"{operator}: ") else error
+
+
+class Arguments(SimpleNamespace):
+    """The arguments of a call of an operator, by the names of its schema."""
+
+
+def _by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[..., R]:
+    """A function of an operator's arguments, called as the operator is: defaults stand in the schema alone."""
+    name, _, overload = operator.partition(".")
+    schema = getattr(getattr(ops, name), overload or "default")._schema
+    names = [argument.name for argument in schema.arguments]
+    defaults = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+
+    def call(*args: Any, **kwargs: Any) -> R:
+        return function(Arguments(**{**defaults, **dict(zip(names, args, strict=False)), **kwargs}))
+
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return raises_operator_errors(name, call)
+
+
+def register_fake(operator: str) -> Callable[[Callable[[Arguments], R]], Callable[[Arguments], R]]:
+    def register(fake: Callable[[Arguments], R]) -> Callable[[Arguments], R]:
+        torch.library.register_fake(f"torch_convops::{operator}", _by_name(operator, fake))
         return fake
 
     return register
 
 
-def register_autograd(name: str, function: Callable[..., Any]) -> None:
-    library.impl(name, raises_operator_errors(name, function), "Autograd")
+def register(operator: str, key: str, function: Callable[[Arguments], Any]) -> None:
+    """Makes a function an operator's kernel for a dispatch key."""
+    library.impl(operator, _by_name(operator, function), key)
+
+
+def register_autograd(operator: str, function: Callable[[Arguments], Any]) -> None:
+    """Registers what applies an operator's autograd.Function.
+
+    A torch.func transform has to see that Function too, not what it calls: on the key of the transforms' dynamic layer
+    the function runs while they are still active.
+    """
+    register(operator, "Autograd", function)
+    register(operator, "FuncTorchDynamicLayerFrontMode", function)
+
+
+def register_composite(operator: str, function: Callable[[Arguments], Any]) -> None:
+    """Registers an operator that is a composition of others, which do its differentiation and transforms."""
+    register(operator, "CompositeImplicitAutograd", function)
+    register(operator, "FuncTorchDynamicLayerFrontMode", function)
+
+
+def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """Casts as torch's autocast does for convolutions: floating tensors but float64, to the device's autocast dtype."""
+    device = next(t.device.type for t in tensors if t is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    )
+
+
+@contextmanager
+def excluding_autocast() -> Iterator[None]:
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+        torch._C.DispatchKey.AutocastCUDA
+    )
+    with torch._C._ExcludeDispatchKeyGuard(keys):
+        yield
+
+
+def register_autocast(operator: str) -> None:
+    """Casts input, weight and bias of an operator under autocast."""
+    name, _, overload = operator.partition(".")
+    call = getattr(getattr(ops, name), overload or "default")
+
+    def cast(a: Arguments) -> Any:
+        a.input, a.weight, a.bias = autocast(a.input, a.weight, a.bias)
+        with excluding_autocast():
+            return call(**vars(a))
+
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        register(operator, key, cast)
+
+
+def tf32_allowed(tensor: torch.Tensor) -> bool:
+    """torch's own switch for float32 convolutions on CUDA tensor cores."""
+    return tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+
+
+def is_eager(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one whose sizes are surely not symbolic."""
+    return type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
     """Whether strides order a 4-D tensor as N, H, W, C: the rule of csrc/common/stable.h and of torch."""
     if tensor.dim() != 4:
         return False
-    if not all(type(size) is int for size in tensor.shape):
+    if not is_eager(tensor):
         return suggest_memory_format(tensor) is torch.channels_last
     strides, sizes = tensor.stride(), tensor.shape
     least = 0
@@ -189,6 +289,18 @@ def unfold_from_batch(tensor: torch.Tensor, size: int, sample_rank: int) -> torc
     return tensor.unflatten(0, (size, -1)) if sample_rank == 4 else tensor
 
 
+def fold_dimension(tensor: torch.Tensor, dim: int, outer: Any) -> torch.Tensor:
+    """Moves dimension 0 into dimension ``dim`` of the rest, behind the first ``outer`` parts of that dimension."""
+    size = tensor.shape[1 + dim]
+    return tensor.unflatten(1 + dim, (outer, size // outer)).movedim(0, 1 + dim).flatten(dim, dim + 2)
+
+
+def unfold_dimension(tensor: torch.Tensor, dim: int, outer: Any, size: int) -> torch.Tensor:
+    """Undoes :func:`fold_dimension` of a dimension 0 of that size."""
+    inner = tensor.shape[dim] // (outer * size)
+    return tensor.unflatten(dim, (outer, size, inner)).movedim(dim + 1, 0).flatten(1 + dim, 2 + dim)
+
+
 def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
     return tensor.dim() - (dim is not None)
 
@@ -218,7 +330,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def call(cls, *args: Any) -> Any:
-        return (cls if torch._C._are_functorch_transforms_active() else cls._twin).apply(*args)
+        return (cls if transforms_active() else cls._twin).apply(*args)
 
 
 class Map(Protocol):
@@ -264,12 +376,3 @@ class LinearMap(Function):
         folded_fixed = None if fixed is None else fold_into_batch(fixed, in_dims[1], info.batch_size)
         result = LinearMap.call(folded, folded_fixed, transposed, map_)
         return unfold_from_batch(result, info.batch_size, sample_rank(tensor, in_dims[0])), 0
-
-
-@contextmanager
-def excluding_autocast() -> Iterator[None]:
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-        torch._C.DispatchKey.AutocastCUDA
-    )
-    with torch._C._ExcludeDispatchKeyGuard(keys):
-        yield

@@ -10,7 +10,7 @@ import torch
 from .. import _geometry as geometry
 from .._geometry import Int, Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import LinearMap, below_autograd, ops
+from ._dispatch import Arguments, LinearMap, below_autograd, ops
 
 
 class Averaging(NamedTuple):
@@ -71,14 +71,14 @@ def avg_pool2d(
     """
     kernel = geometry.pair("kernel_size", kernel_size)
     steps = geometry.pool_stride(stride, kernel)
-    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, (1, 1))
+    pads = geometry.sides(padding, input.shape, kernel, steps, (1, 1))
     window = (kernel, steps, pads, ceil_mode, count_include_pad, divisor_override)
-    if torch.compiler.is_compiling():
+    if dispatch.is_traced():
         return ops.avg_pool2d(input, *window, algorithm=algorithm)
     if dispatch.is_plain(input):
         with below_autograd():
             return ops.avg_pool2d.default(input, *window, algorithm=algorithm)
-    return _differentiable(input, *window, algorithm=algorithm)
+    return _differentiable(input, window, algorithm)
 
 
 def avg_pool2d_choice(
@@ -97,23 +97,12 @@ def avg_pool2d_choice(
     """
     kernel = geometry.pair("kernel_size", kernel_size)
     steps = geometry.pool_stride(stride, kernel)
-    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, (1, 1))
+    pads = geometry.sides(padding, input.shape, kernel, steps, (1, 1))
     index = geometry.index_of("pass_", pass_, ("forward", "grad_input"))
     return dispatch.pool2d_choice("avg_pool2d", index, input, (kernel, steps, pads, (1, 1)), ceil_mode)
 
 
-def _differentiable(
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+def _differentiable(input: torch.Tensor, window: tuple[Any, ...], algorithm: str) -> torch.Tensor:
     averaging = Averaging(input.shape[-2:], window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
     return LinearMap.call(input, None, False, averaging)
 
@@ -121,74 +110,43 @@ def _differentiable(
 # --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
 
 
-def _grad_input_differentiable(
-    grad_output: torch.Tensor,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    memory_format: torch.memory_format | None = None,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    averaging = Averaging(
-        input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm
-    )
-    return LinearMap.call(grad_output, None, True, averaging)
+def _window(a: Arguments) -> tuple[Any, ...]:
+    return a.kernel_size, a.stride, a.padding, a.ceil_mode, a.count_include_pad, a.divisor_override
 
 
-dispatch.register_autograd("avg_pool2d", _differentiable)
+def _avg_pool2d_differentiable(a: Arguments) -> torch.Tensor:
+    return _differentiable(a.input, _window(a), a.algorithm)
+
+
+def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
+    memory_format = a.memory_format or dispatch.memory_format(dispatch.is_channels_last(a.grad_output))
+    averaging = Averaging(a.input_size, _window(a), memory_format, a.algorithm)
+    return LinearMap.call(a.grad_output, None, True, averaging)
+
+
+dispatch.register_autograd("avg_pool2d", _avg_pool2d_differentiable)
 dispatch.register_autograd("avg_pool2d_grad_input", _grad_input_differentiable)
 
 
-def _check_divisor(op: str, divisor_override: int | None) -> None:
-    if divisor_override is not None and divisor_override == 0:
+def _output_size(op: str, size: Sequence[Int], a: Arguments) -> tuple[Int, Int, Int, Int]:
+    output_size = geometry.pool2d_size(op, size, a.kernel_size, a.stride, a.padding, ceil_mode=a.ceil_mode)
+    if a.divisor_override is not None and a.divisor_override == 0:
         raise ValueError(f"{op}: divisor_override must not be zero")
+    return output_size
 
 
 @dispatch.register_fake("avg_pool2d")
-def _avg_pool2d_fake(
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    dispatch.check_dtype("avg_pool2d", "input", input)
-    input_size = geometry.image_size("avg_pool2d", "input", input)
-    size = geometry.pool2d_size("avg_pool2d", input_size, kernel_size, stride, padding, ceil_mode=ceil_mode)
-    _check_divisor("avg_pool2d", divisor_override)
-    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+def _avg_pool2d_fake(a: Arguments) -> torch.Tensor:
+    dispatch.check_dtype("avg_pool2d", "input", a.input)
+    size = _output_size("avg_pool2d", geometry.image_size("avg_pool2d", "input", a.input), a)
+    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
 
 
 @dispatch.register_fake("avg_pool2d_grad_input")
-def _grad_input_fake(
-    grad_output: torch.Tensor,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    memory_format: torch.memory_format | None = None,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _grad_input_fake(a: Arguments) -> torch.Tensor:
     op = "avg_pool2d_grad_input"
-    dispatch.check_dtype(op, "grad_output", grad_output)
-    grad_size = geometry.image_size(op, "grad_output", grad_output)
-    H, W = geometry.expand(op, "input_size", input_size)
-    size = (*grad_size[:2], H, W)
-    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, ceil_mode=ceil_mode)
-    _check_divisor(op, divisor_override)
-    geometry.check_size(op, "grad_output", grad_size, output_size)
-    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))
+    dispatch.check_dtype(op, "grad_output", a.grad_output)
+    grad_size = geometry.image_size(op, "grad_output", a.grad_output)
+    size = (*grad_size[:2], *geometry.expand(op, "input_size", a.input_size))
+    geometry.check_size(op, "grad_output", grad_size, _output_size(op, size, a))
+    return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from .. import _geometry as geometry
 from .. import _library
 from .._geometry import Int, Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import below_autograd, library, ops
+from ._complex import complex_as_real
+from ._dispatch import Arguments, below_autograd, ops
 
 # The convolution pairs three tensors; each pass computes one of them from the other two.
 OUTPUT, INPUT, WEIGHT = range(3)
@@ -20,55 +22,61 @@ PASSES = ("forward", "grad_input", "grad_weight")  # computing OUTPUT, INPUT, WE
 
 
 class Parameters(NamedTuple):
-    """What fixes a convolution besides its tensors. padding is (top, bottom, left, right)."""
+    """What fixes a convolution besides its tensors."""
 
-    stride: Sequence[Int]
-    padding: Sequence[Int]
-    dilation: Sequence[Int]
-    groups: Int
-    input_size: Sequence[Int]
+    window: tuple[Any, ...]  # stride, padding (top, bottom, left, right), dilation, groups
+    options: dict[str, Any]  # padding_mode, allow_tf32, algorithm, where they are not the defaults
+    input_size: Sequence[Int]  # ends in (height, width), as does kernel_size
     kernel_size: Sequence[Int]
     memory_format: torch.memory_format
     weight_memory_format: torch.memory_format
-    allow_tf32: bool
-    algorithm: str
 
 
-def _call(
+def given(window: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A window without the last arguments that are the operators' defaults, each of which costs a call some time."""
+    _, padding, dilation, groups = window
+    if groups != 1:
+        return window
+    if dilation != (1, 1):
+        return window[:3]
+    return window[:1] if type(padding[0]) is int and padding == [0, 0, 0, 0] else window[:2]
+
+
+def call_pass(
     computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, p: Parameters
 ) -> torch.Tensor:
     """Calls the operator of a pass on its operands, in the order of _OPERANDS."""
-    window = (p.stride, p.padding, p.dilation, p.groups)
-    options: dict[str, Any] = {"allow_tf32": p.allow_tf32, "algorithm": p.algorithm}
     if computed == OUTPUT:
-        return ops.conv2d.default(first, second, bias, *window, **options)
+        return ops.conv2d.default(first, second, bias, *given(p.window), **p.options)
     if computed == INPUT:
         return ops.conv2d_grad_input.default(
-            first, second, p.input_size, *window, memory_format=p.memory_format, **options
+            first, second, p.input_size[-2:], *given(p.window), bias=bias, memory_format=p.memory_format, **p.options
         )
     return ops.conv2d_grad_weight.default(
-        first, second, p.kernel_size, *window, memory_format=p.weight_memory_format, **options
+        first, second, p.kernel_size[-2:], *given(p.window), memory_format=p.weight_memory_format, **p.options
     )
 
 
 class Contraction(dispatch.Function):
     """One pass of a convolution. The passes are the derivatives of one trilinear form, so the gradient of each with
-    respect to an operand is the pass that computes that operand: all orders of differentiation close on these three."""
+    respect to an operand is the pass that computes that operand: all orders of differentiation close on these three.
+    The two that compute an image add a bias to its channels."""
 
     @staticmethod
     def forward(
         first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, computed: int, p: Parameters
     ) -> torch.Tensor:
         with below_autograd():
-            return _call(computed, first, second, bias, p)
+            return call_pass(computed, first, second, bias, p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         first, second, _, ctx.computed, ctx.parameters = inputs
         # The gradient of one operand reads only the other.
-        needs_first, needs_second = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(first if needs_second else None, second if needs_first else None)
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(first if needs[1] else None, second if needs[0] else None)
         ctx.save_for_forward(first, second)
+        ctx.output_size = output.shape
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -92,18 +100,14 @@ class Contraction(dispatch.Function):
     @staticmethod
     def jvp(ctx: Any, first_tangent: Any, second_tangent: Any, bias_tangent: Any, *_: None) -> torch.Tensor:  # type: ignore[override]
         first, second = ctx.saved_tensors
-        tangent = None
-        if first_tangent is not None:
-            tangent = Contraction.call(first_tangent, second, bias_tangent, ctx.computed, ctx.parameters)
-            bias_tangent = None
-        if second_tangent is not None:
-            other = Contraction.call(first, second_tangent, bias_tangent, ctx.computed, ctx.parameters)
-            bias_tangent = None
-            tangent = other if tangent is None else tangent + other
-        if bias_tangent is not None:  # only the bias has a tangent
-            tangent = Contraction.call(torch.zeros_like(first), second, bias_tangent, ctx.computed, ctx.parameters)
-        assert tangent is not None
-        return tangent
+        terms = []
+        for tangent, operands in ((first_tangent, (first_tangent, second)), (second_tangent, (first, second_tangent))):
+            if tangent is not None:
+                terms.append(Contraction.call(*operands, bias_tangent, ctx.computed, ctx.parameters))
+                bias_tangent = None
+        if bias_tangent is not None:
+            terms.append(bias_tangent[:, None, None].expand(ctx.output_size))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     @staticmethod
     def vmap(
@@ -115,29 +119,65 @@ class Contraction(dispatch.Function):
         computed: int,
         p: Parameters,
     ) -> tuple[torch.Tensor, int]:
-        """Samples that share the weight fold into the batch; else each sample gets groups of its own."""
-        size = info.batch_size
-        operands = list(zip(_OPERANDS[computed], (first, second), in_dims, strict=False))
-        image_rank = next(dispatch.sample_rank(tensor, dim) for slot, tensor, dim in operands if slot != WEIGHT)
+        """Folds the mapped dimension V into a dimension that the convolution has.
+
+        Images share N, the input and the weight share C, the output and the weight share K. V folds into the one that
+        the mapped operand shares with the result; where both operands are mapped, every sample gets groups of its own.
+        """
+        V, groups = info.batch_size, p.window[-1]
+        slots = _OPERANDS[computed]
         bias_dim = in_dims[2] if bias is not None else None
-        if computed != WEIGHT and in_dims[1] is None and bias_dim is None:
-            folded = Contraction.call(dispatch.fold_into_batch(first, in_dims[0], size), second, bias, computed, p)
-            return dispatch.unfold_from_batch(folded, size, image_rank), 0
+        mapped = [slot for slot, dim in zip(slots, in_dims, strict=False) if dim is not None]
+        if not mapped:  # only the bias is
+            assert bias is not None
+            result = Contraction.call(first, second, None, computed, p)
+            return result + bias.movedim(bias_dim, 0).reshape(V, *(1,) * (result.dim() - 3), -1, 1, 1), 0
+        if len(mapped) == 2:
+            fold = "groups"
+        else:
+            fold = {frozenset((OUTPUT, INPUT)): "N", frozenset((INPUT, WEIGHT)): "C", frozenset((OUTPUT, WEIGHT)): "K"}[
+                frozenset((mapped[0], computed))
+            ]
 
-        def into_groups(slot: int, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
-            moved = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            # (V, K, C, R, S) or (V, C, H, W) join V with the channels in front; (V, N, C, H, W) move it there first.
-            return moved.flatten(0, 1) if slot == WEIGHT or image_rank == 3 else moved.movedim(0, 1).flatten(1, 2)
+        def place(slot: int, rank: int) -> tuple[int, int]:
+            """The dimension of a sample that V folds into, and the product of what stands before V in it."""
+            if fold == "N":
+                return 0, 1
+            if fold == "groups":
+                return (0 if slot == WEIGHT else rank - 3), 1
+            if slot != WEIGHT:
+                return rank - 3, groups
+            return (0, groups) if fold == "K" else (1, 1)
 
-        grouped_bias = None
-        if bias is not None:
-            grouped_bias = (bias.expand(size, -1) if bias_dim is None else bias.movedim(bias_dim, 0)).flatten()
-        result = Contraction.call(
-            *(into_groups(*operand) for operand in operands), grouped_bias, computed, p._replace(groups=p.groups * size)
+        def folded(slot: int, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
+            if dim is None:
+                return tensor
+            rank = tensor.dim() - 1
+            if fold == "N" and rank == 3:
+                return tensor.movedim(dim, 0)
+            into, outer = place(slot, rank)
+            return dispatch.fold_dimension(tensor.movedim(dim, 0), into, outer)
+
+        if bias is not None and fold == "N" and bias_dim is not None:
+            shared_bias, added = None, bias.movedim(bias_dim, 0)
+        else:
+            shared_bias, added = bias, None
+            if bias is not None and fold != "N":
+                stacked = bias.expand(V, -1) if bias_dim is None else bias.movedim(bias_dim, 0)
+                shared_bias = dispatch.fold_dimension(stacked, 0, 1 if fold == "groups" else groups)
+        if fold == "groups":
+            p = p._replace(window=(*p.window[:-1], groups * V))
+        operands = [folded(*operand) for operand in zip(slots, (first, second), in_dims, strict=False)]
+        result = Contraction.call(*operands, shared_bias, computed, p)
+        image_rank = next(
+            tensor.dim() - (dim is not None)
+            for slot, tensor, dim in zip(slots, (first, second), in_dims, strict=False)
+            if slot != WEIGHT
         )
-        if computed == WEIGHT or image_rank == 3:
-            return result.unflatten(0, (size, -1)), 0
-        return result.unflatten(1, (size, -1)), 1
+        rank = 4 if computed == WEIGHT else image_rank
+        if fold != "N" or rank == 4:
+            result = dispatch.unfold_dimension(result, *place(computed, rank), V)
+        return result if added is None else result + added.reshape(V, *(1,) * (rank - 3), -1, 1, 1), 0
 
 
 class BiasGradient(dispatch.Function):
@@ -166,26 +206,6 @@ class BiasGradient(dispatch.Function):
         return BiasGradient.call(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
 
 
-def _format_of(tensor: torch.Tensor) -> torch.memory_format:
-    return dispatch.memory_format(dispatch.is_channels_last(tensor))
-
-
-def _tf32_allowed(tensor: torch.Tensor) -> bool:
-    """torch's own switch for float32 convolutions on CUDA tensor cores."""
-    return tensor.is_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-
-
-def _autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """Casts as torch's autocast does for F.conv2d: floating tensors but float64, to the device's autocast dtype."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
-    )
-
-
 @dispatch.raises_argument_errors
 def conv2d(
     input: torch.Tensor,
@@ -195,6 +215,7 @@ def conv2d(
     padding: Padding = 0,
     dilation: Pair = 1,
     groups: int = 1,
+    padding_mode: str = "zeros",
     *,
     algorithm: str = "auto",
 ) -> torch.Tensor:
@@ -204,11 +225,12 @@ def conv2d(
         y_{n,k,p,q} = b_k + \sum_{c,r,s} x_{n,\,c,\;p s_h + r d_h - t,\;q s_w + s d_w - l} \; w_{k,c,r,s}
 
     with stride :math:`(s_h, s_w)`, dilation :math:`(d_h, d_w)`, padding :math:`t` above and :math:`l` to the left,
-    pixels outside the image being zero, and :math:`c` running over the channels of :math:`k`'s group.
+    pixels outside the image being what ``padding_mode`` says, and :math:`c` running over the channels of :math:`k`'s
+    group.
 
     Args:
-        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16 or float16; any strides. The output keeps
-            its memory format (contiguous or channels_last).
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float32, float64, bfloat16, float16, complex64 or complex128; any
+            strides. The output keeps its memory format (contiguous or channels_last).
         weight: ``(K, C / groups, R, S)``, same dtype and device.
         bias: ``(K,)``, same dtype and device, or None.
         stride: positive int or (height, width).
@@ -217,6 +239,11 @@ def conv2d(
             (above/left) or ``"full"`` (every position where filter and image meet).
         dilation: positive int or (height, width).
         groups: positive divisor of C and K.
+        padding_mode: what pixels outside the image read. For a row ``a b c d`` and two on each side: ``"zeros"``
+            (``0 0|a b c d|0 0``), ``"reflect"`` (``c b|a b c d|c b``; padding less than the size), ``"replicate"``
+            (``a a|a b c d|d d``), ``"circular"`` (``c d|a b c d|a b``; padding at most the size) or ``"symmetric"``
+            (``b a|a b c d|d c``; padding at most the size). Kernels read through an index map: no padded copy of the
+            input is made, none is saved.
         algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("conv2d", device)``; never changes what is
             computed.
 
@@ -232,43 +259,50 @@ def conv2d(
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
     steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
-    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], steps, spacing)
+    if input.is_complex():
+        real = functools.partial(
+            conv2d, stride=steps, padding=padding, dilation=spacing, groups=groups, padding_mode=padding_mode
+        )
+        return complex_as_real(functools.partial(real, algorithm=algorithm), "conv2d", input, weight, bias)
+    options = call_options(input, algorithm, padding_mode)
+    if dispatch.is_traced() and isinstance(padding, str):
+        return ops.conv2d.padding(input, weight, bias, steps, padding, spacing, groups, **options)
+    pads = geometry.sides(padding, input.shape, weight.shape, steps, spacing)
     window = (steps, pads, spacing, groups)
-    options: dict[str, Any] = {"allow_tf32": _tf32_allowed(input), "algorithm": algorithm}
-    if torch.compiler.is_compiling():
+    if dispatch.is_traced():
         return ops.conv2d(input, weight, bias, *window, **options)
     if torch._C._is_any_autocast_enabled():
-        input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
+        input, weight, bias = dispatch.autocast(input, weight, bias)  # type: ignore[assignment]
     if dispatch.is_plain(input, weight, bias):
         with below_autograd():
-            return ops.conv2d.default(input, weight, bias, *window, **options)
-    return _differentiable(input, weight, bias, *window, **options)
+            return ops.conv2d.default(input, weight, bias, *given(window), **options)
+    return _differentiable(input, weight, bias, window, options)
+
+
+def call_options(input: torch.Tensor, algorithm: str, padding_mode: str = "zeros") -> dict[str, Any]:
+    """The operators' keyword arguments, without defaults."""
+    options: dict[str, Any] = {}
+    if padding_mode != "zeros":
+        options["padding_mode"] = padding_mode
+    if dispatch.tf32_allowed(input):
+        options["allow_tf32"] = True
+    if algorithm != "auto":
+        options["algorithm"] = algorithm
+    return options
+
+
+def format_of(tensor: torch.Tensor) -> torch.memory_format:
+    return dispatch.memory_format(dispatch.is_channels_last(tensor))
 
 
 def _differentiable(
     input: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
+    bias: torch.Tensor | None,
+    window: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> torch.Tensor:
-    p = Parameters(
-        stride,
-        padding,
-        dilation,
-        groups,
-        input.shape[-2:],
-        weight.shape[-2:],
-        _format_of(input),
-        _format_of(weight),
-        allow_tf32,
-        algorithm,
-    )
+    p = Parameters(window, options, input.shape, weight.shape, format_of(input), format_of(weight))
     return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
@@ -280,16 +314,16 @@ def conv2d_choice(
     padding: Padding = 0,
     dilation: Pair = 1,
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> str:
     """Returns the algorithm that ``"auto"`` takes for a pass of this convolution.
 
     Args:
         pass_: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
-        input, weight, stride, padding, dilation, groups: as for :func:`conv2d`; only shapes, dtype, device and memory
-            format are looked at.
+        input, ...: as for :func:`conv2d`; only shapes, dtype, device and memory format of the tensors are looked at.
     """
     steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
-    pads = geometry.sides(padding, input.shape[-2:], weight.shape[-2:], steps, spacing)
+    pads = geometry.sides(padding, input.shape, weight.shape, steps, spacing)
     dispatch.check_dtype("conv2d", "input", input)
     sizes = [
         *geometry.image_size("conv2d", "input", input),
@@ -299,6 +333,7 @@ def conv2d_choice(
         *pads,
         *spacing,
         groups,
+        geometry.index_of("padding_mode", padding_mode, geometry.PADDING_MODES),
     ]
     formats = (dispatch.is_channels_last(input), dispatch.is_channels_last(weight))
     return _library.conv2d_choice(
@@ -307,188 +342,150 @@ def conv2d_choice(
         dispatch.FLOATS.index(input.dtype),
         sizes,
         formats,
-        _tf32_allowed(input),
+        dispatch.tf32_allowed(input),
     )
+
+
+def conv2d_output_size(
+    input_size: Pair, kernel_size: Pair, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1
+) -> tuple[int, int]:
+    """Returns the height and width of a convolution's output.
+
+    With n input, k kernel, s stride, d dilation and e = d (k - 1) + 1, along an axis::
+
+        pads given     floor((n + pads - e) / s) + 1
+        "valid"        floor((n - e) / s) + 1
+        "same"         ceil(n / s)
+        "same_lower"   ceil(n / s)
+        "full"         floor((n + e - 2) / s) + 1
+
+    Args:
+        input_size: positive int or (height, width).
+        kernel_size, stride, padding, dilation: as for :func:`conv2d`.
+
+    Raises:
+        ValueError: a size is not positive, or the kernel does not fit into the padded input.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+    """
+    size, kernel = geometry.pair("input_size", input_size), geometry.pair("kernel_size", kernel_size)
+    steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    pads = geometry.sides(padding, size, kernel, steps, spacing)
+    _, _, P, Q = geometry.conv2d_size("conv2d_output_size", (1, 1, *size), (1, 1, *kernel), steps, pads, spacing, 1)
+    return int(P), int(Q)
 
 
 # --- registration: what torch.ops.torch_convops.* does under autograd, autocast and fake tensors ---
 
-dispatch.register_autograd("conv2d", _differentiable)
+
+def _parameters(
+    a: Arguments, input_size: Any, kernel_size: Any, memory_format: Any, weight_memory_format: Any
+) -> Parameters:
+    options = {"padding_mode": a.padding_mode, "allow_tf32": a.allow_tf32, "algorithm": a.algorithm}
+    window = (a.stride, a.padding, a.dilation, a.groups)
+    return Parameters(window, options, input_size, kernel_size, memory_format, weight_memory_format)
 
 
-def _grad_input_differentiable(
-    grad_output: torch.Tensor,
-    weight: torch.Tensor,
-    input_size: Any,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    memory_format: torch.memory_format | None = None,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    p = Parameters(
-        stride,
-        padding,
-        dilation,
-        groups,
-        input_size,
-        weight.shape[-2:],
-        memory_format or _format_of(grad_output),
-        _format_of(weight),
-        allow_tf32,
-        algorithm,
-    )
-    return Contraction.call(grad_output, weight, None, INPUT, p)
+def _conv2d_differentiable(a: Arguments) -> torch.Tensor:
+    formats = format_of(a.input), format_of(a.weight)
+    p = _parameters(a, a.input.shape, a.weight.shape, *formats)
+    return Contraction.call(a.input, a.weight, a.bias, OUTPUT, p)
 
 
-def _grad_weight_differentiable(
-    grad_output: torch.Tensor,
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    memory_format: torch.memory_format | None = None,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    p = Parameters(
-        stride,
-        padding,
-        dilation,
-        groups,
-        input.shape[-2:],
-        kernel_size,
-        _format_of(input),
-        memory_format or torch.contiguous_format,
-        allow_tf32,
-        algorithm,
-    )
-    return Contraction.call(grad_output, input, None, WEIGHT, p)
+def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
+    formats = a.memory_format or format_of(a.grad_output), format_of(a.weight)
+    p = _parameters(a, a.input_size, a.weight.shape, *formats)
+    return Contraction.call(a.grad_output, a.weight, a.bias, INPUT, p)
 
 
+def _grad_weight_differentiable(a: Arguments) -> torch.Tensor:
+    formats = format_of(a.input), a.memory_format or torch.contiguous_format
+    p = _parameters(a, a.input.shape, a.kernel_size, *formats)
+    return Contraction.call(a.grad_output, a.input, None, WEIGHT, p)
+
+
+def _grad_bias_differentiable(a: Arguments) -> torch.Tensor:
+    return BiasGradient.call(a.grad_output)
+
+
+dispatch.register_autograd("conv2d", _conv2d_differentiable)
 dispatch.register_autograd("conv2d_grad_input", _grad_input_differentiable)
 dispatch.register_autograd("conv2d_grad_weight", _grad_weight_differentiable)
-
-
-def _grad_bias_differentiable(grad_output: torch.Tensor) -> torch.Tensor:
-    return BiasGradient.call(grad_output)
-
-
 dispatch.register_autograd("conv2d_grad_bias", _grad_bias_differentiable)
+dispatch.register_autocast("conv2d")
 
 
-def _conv2d_autocast(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any
-) -> Any:
-    input, weight, bias = _autocast(input, weight, bias)  # type: ignore[assignment]
-    with dispatch.excluding_autocast():
-        return ops.conv2d.default(input, weight, bias, *args, **kwargs)
+def _padding_composite(a: Arguments) -> torch.Tensor:
+    steps, spacing = geometry.expand("conv2d", "stride", a.stride), geometry.expand("conv2d", "dilation", a.dilation)
+    sides = geometry.sides(a.padding, a.input.shape, a.weight.shape, steps, spacing)
+    return ops.conv2d.default(**{**vars(a), "padding": sides})
 
 
-library.impl("conv2d", _conv2d_autocast, "AutocastCPU")
-library.impl("conv2d", _conv2d_autocast, "AutocastCUDA")
+dispatch.register_composite("conv2d.padding", _padding_composite)
+
+
+def _window(a: Arguments) -> tuple[Any, ...]:
+    return a.stride, a.padding, a.dilation, a.groups, a.padding_mode
 
 
 @dispatch.register_fake("conv2d")
-def _conv2d_fake(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    dispatch.check_dtype("conv2d", "input", input)
-    dispatch.check_same("conv2d", "weight", weight, input)
-    input_size = geometry.image_size("conv2d", "input", input)
-    _check_weight("conv2d", weight)
-    size = geometry.conv2d_size("conv2d", input_size, weight.shape, stride, padding, dilation, groups)
-    if bias is not None:
-        dispatch.check_same("conv2d", "bias", bias, input)
-        if bias.dim() != 1 or bias.shape[0] != size[1]:
-            raise ValueError(
-                f"conv2d: bias must be 1-D with one value per filter ({size[1]}), got {geometry.as_tuple(bias.shape)}"
-            )
-    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+def _conv2d_fake(a: Arguments) -> torch.Tensor:
+    dispatch.check_dtype("conv2d", "input", a.input)
+    dispatch.check_same("conv2d", "weight", a.weight, a.input)
+    input_size = geometry.image_size("conv2d", "input", a.input)
+    _check_weight("conv2d", a.weight)
+    size = geometry.conv2d_size("conv2d", input_size, a.weight.shape, *_window(a))
+    _check_bias("conv2d", a.bias, a.input, "input", size[1], "filter")
+    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
 
 
 @dispatch.register_fake("conv2d_grad_input")
-def _grad_input_fake(
-    grad_output: torch.Tensor,
-    weight: torch.Tensor,
-    input_size: Any,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    memory_format: torch.memory_format | None = None,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _grad_input_fake(a: Arguments) -> torch.Tensor:
     op = "conv2d_grad_input"
-    dispatch.check_dtype(op, "grad_output", grad_output)
-    dispatch.check_same(op, "weight", weight, grad_output, "grad_output")
-    grad_size = geometry.image_size(op, "grad_output", grad_output)
-    _check_weight(op, weight)
-    H, W = geometry.expand(op, "input_size", input_size)
-    if groups <= 0:
-        raise ValueError(f"{op}: groups must be positive, got {groups}")
-    size = (grad_size[0], geometry.checked(op, "weight channels * groups", weight.shape[1] * groups), H, W)
-    geometry.check_size(
-        op, "grad_output", grad_size, geometry.conv2d_size(op, size, weight.shape, stride, padding, dilation, groups)
-    )
-    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))
+    dispatch.check_dtype(op, "grad_output", a.grad_output)
+    dispatch.check_same(op, "weight", a.weight, a.grad_output, "grad_output")
+    grad_size = geometry.image_size(op, "grad_output", a.grad_output)
+    _check_weight(op, a.weight)
+    H, W = geometry.expand(op, "input_size", a.input_size)
+    if a.groups <= 0:
+        raise ValueError(f"{op}: groups must be positive, got {a.groups}")
+    C = geometry.checked(op, "weight channels * groups", a.weight.shape[1] * a.groups)
+    size = (grad_size[0], C, H, W)
+    geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, size, a.weight.shape, *_window(a)))
+    _check_bias(op, a.bias, a.grad_output, "grad_output", C, "input channel")
+    return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))
 
 
 @dispatch.register_fake("conv2d_grad_weight")
-def _grad_weight_fake(
-    grad_output: torch.Tensor,
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (1,),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    groups: Int = 1,
-    *,
-    memory_format: torch.memory_format | None = None,
-    allow_tf32: bool = False,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _grad_weight_fake(a: Arguments) -> torch.Tensor:
     op = "conv2d_grad_weight"
-    dispatch.check_dtype(op, "input", input)
-    dispatch.check_same(op, "grad_output", grad_output, input)
-    input_size = geometry.image_size(op, "input", input)
-    grad_size = geometry.image_size(op, "grad_output", grad_output)
-    R, S = geometry.expand(op, "kernel_size", kernel_size)
-    if groups <= 0:
-        raise ValueError(f"{op}: groups must be positive, got {groups}")
-    size = (grad_size[1], input_size[1] // groups, R, S)
-    geometry.check_size(
-        op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, stride, padding, dilation, groups)
-    )
-    channels_last = memory_format is torch.channels_last
-    return torch.empty(
-        size, dtype=input.dtype, device=input.device, memory_format=dispatch.memory_format(channels_last)
-    )
+    dispatch.check_dtype(op, "input", a.input)
+    dispatch.check_same(op, "grad_output", a.grad_output, a.input)
+    input_size = geometry.image_size(op, "input", a.input)
+    grad_size = geometry.image_size(op, "grad_output", a.grad_output)
+    R, S = geometry.expand(op, "kernel_size", a.kernel_size)
+    if a.groups <= 0:
+        raise ValueError(f"{op}: groups must be positive, got {a.groups}")
+    size = (grad_size[1], input_size[1] // a.groups, R, S)
+    geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, *_window(a)))
+    memory_format = dispatch.memory_format(a.memory_format is torch.channels_last)
+    return torch.empty(size, dtype=a.input.dtype, device=a.input.device, memory_format=memory_format)
 
 
 @dispatch.register_fake("conv2d_grad_bias")
-def _grad_bias_fake(grad_output: torch.Tensor) -> torch.Tensor:
-    dispatch.check_dtype("conv2d_grad_bias", "grad_output", grad_output)
-    return grad_output.new_empty(geometry.image_size("conv2d_grad_bias", "grad_output", grad_output)[1])
+def _grad_bias_fake(a: Arguments) -> torch.Tensor:
+    dispatch.check_dtype("conv2d_grad_bias", "grad_output", a.grad_output)
+    return a.grad_output.new_empty(geometry.image_size("conv2d_grad_bias", "grad_output", a.grad_output)[1])
 
 
 def _check_weight(op: str, weight: torch.Tensor) -> None:
     if weight.dim() != 4:
         raise ValueError(f"{op}: weight must be 4-D, got {weight.dim()}-D")
+
+
+def _check_bias(
+    op: str, bias: torch.Tensor | None, on: torch.Tensor, on_name: str, channels: Int, channels_name: str
+) -> None:
+    if bias is not None:
+        dispatch.check_same(op, "bias", bias, on, on_name)
+        geometry.check_bias_size(op, bias.shape, channels, channels_name)

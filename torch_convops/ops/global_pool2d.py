@@ -6,7 +6,7 @@ import torch
 
 from .. import _geometry as geometry
 from . import _dispatch as dispatch
-from ._dispatch import library, ops
+from ._dispatch import Arguments, ops
 from .avg_pool2d import avg_pool2d
 from .max_pool2d import max_pool2d
 
@@ -29,13 +29,13 @@ def global_avg_pool2d(input: torch.Tensor) -> torch.Tensor:
     return avg_pool2d(input, geometry.image_size("global_avg_pool2d", "input", input)[2:])
 
 
-def _composite_max(input: torch.Tensor) -> torch.Tensor:
-    return ops.max_pool2d(input, geometry.image_size("global_max_pool2d", "input", input)[2:])
+def _max_composite(a: Arguments) -> torch.Tensor:
+    return ops.max_pool2d(a.input, geometry.image_size("global_max_pool2d", "input", a.input)[2:])
 
 
-def _composite_avg(input: torch.Tensor) -> torch.Tensor:
-    return ops.avg_pool2d(input, geometry.image_size("global_avg_pool2d", "input", input)[2:])
+def _avg_composite(a: Arguments) -> torch.Tensor:
+    return ops.avg_pool2d(a.input, geometry.image_size("global_avg_pool2d", "input", a.input)[2:])
 
 
-for _name, _composite in (("global_max_pool2d", _composite_max), ("global_avg_pool2d", _composite_avg)):
-    library.impl(_name, dispatch.raises_operator_errors(_name, _composite), "CompositeImplicitAutograd")
+dispatch.register_composite("global_max_pool2d", _max_composite)
+dispatch.register_composite("global_avg_pool2d", _avg_composite)

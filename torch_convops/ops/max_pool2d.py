@@ -10,7 +10,7 @@ import torch
 from .. import _geometry as geometry
 from .._geometry import Int, Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import LinearMap, below_autograd, ops
+from ._dispatch import Arguments, LinearMap, below_autograd, ops
 
 
 class Routing(NamedTuple):
@@ -113,9 +113,9 @@ def max_pool2d(
         raise TypeError(f"max_pool2d: return_indices must be a bool, got {return_indices!r}")
     kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
     steps = geometry.pool_stride(stride, kernel)
-    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, spacing)
+    pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
     window = (kernel, steps, pads, spacing, ceil_mode)
-    if torch.compiler.is_compiling():
+    if dispatch.is_traced():
         if not return_indices and not input.requires_grad:
             return ops.max_pool2d(input, *window, algorithm=algorithm)
         output, offsets = ops.max_pool2d_with_offsets(input, *window, algorithm=algorithm)
@@ -125,7 +125,7 @@ def max_pool2d(
                 return ops.max_pool2d.default(input, *window, algorithm=algorithm)
             output, offsets = ops.max_pool2d_with_offsets.default(input, *window, algorithm=algorithm)
     else:
-        output, offsets = _with_offsets_differentiable(input, *window, algorithm=algorithm)
+        output, offsets = _with_offsets(input, window, algorithm)
     if not return_indices:
         return output
     return output, ops.max_pool2d_indices(offsets, input.shape[-2:], *window, algorithm=algorithm)
@@ -148,78 +148,50 @@ def max_pool2d_choice(
     """
     kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
     steps = geometry.pool_stride(stride, kernel)
-    pads = geometry.sides(padding, input.shape[-2:], kernel, steps, spacing)
+    pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
     index = geometry.index_of("pass_", pass_, ("forward", "forward_with_offsets", "grad_input"))
     return dispatch.pool2d_choice("max_pool2d", index, input, (kernel, steps, pads, spacing), ceil_mode)
 
 
-def _with_offsets_differentiable(
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    algorithm: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    routing = Routing(
-        input.shape[-2:],
-        (kernel_size, stride, padding, dilation, ceil_mode),
-        dispatch.memory_format(dispatch.is_channels_last(input)),
-        algorithm,
+def _with_offsets(input: torch.Tensor, window: tuple[Any, ...], algorithm: str) -> tuple[torch.Tensor, torch.Tensor]:
+    channels_last = dispatch.is_channels_last(input)
+    output, offsets = MaxPool.call(
+        input, Routing(input.shape[-2:], window, dispatch.memory_format(channels_last), algorithm)
     )
-    output, offsets = MaxPool.call(input, routing)
     return output, offsets
 
 
 # --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
 
 
-def _values_differentiable(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    if dispatch.is_plain(input):
+def _window(a: Arguments) -> tuple[Any, ...]:
+    return a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode
+
+
+def _max_pool2d_differentiable(a: Arguments) -> torch.Tensor:
+    if dispatch.is_plain(a.input):
         with below_autograd():
-            return ops.max_pool2d.default(input, *args, **kwargs)
-    return _with_offsets_differentiable(input, *args, **kwargs)[0]
+            return ops.max_pool2d.default(a.input, *_window(a), algorithm=a.algorithm)
+    return _with_offsets(a.input, _window(a), a.algorithm)[0]
 
 
-def _grad_input_differentiable(
-    grad_output: torch.Tensor,
-    offsets: torch.Tensor,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    memory_format: torch.memory_format | None = None,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(
-        input_size, window, memory_format or dispatch.memory_format(dispatch.is_channels_last(grad_output)), algorithm
-    )
-    return LinearMap.call(grad_output, offsets, True, routing)
+def _with_offsets_differentiable(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    return _with_offsets(a.input, _window(a), a.algorithm)
 
 
-def _gather_differentiable(
-    input: torch.Tensor,
-    offsets: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    window = (kernel_size, stride, padding, dilation, ceil_mode)
-    routing = Routing(input.shape[-2:], window, dispatch.memory_format(dispatch.is_channels_last(input)), algorithm)
-    return LinearMap.call(input, offsets, False, routing)
+def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
+    memory_format = a.memory_format or dispatch.memory_format(dispatch.is_channels_last(a.grad_output))
+    routing = Routing(a.input_size, _window(a), memory_format, a.algorithm)
+    return LinearMap.call(a.grad_output, a.offsets, True, routing)
 
 
-dispatch.register_autograd("max_pool2d", _values_differentiable)
+def _gather_differentiable(a: Arguments) -> torch.Tensor:
+    memory_format = dispatch.memory_format(dispatch.is_channels_last(a.input))
+    routing = Routing(a.input.shape[-2:], _window(a), memory_format, a.algorithm)
+    return LinearMap.call(a.input, a.offsets, False, routing)
+
+
+dispatch.register_autograd("max_pool2d", _max_pool2d_differentiable)
 dispatch.register_autograd("max_pool2d_with_offsets", _with_offsets_differentiable)
 dispatch.register_autograd("max_pool2d_grad_input", _grad_input_differentiable)
 dispatch.register_autograd("max_pool2d_gather", _gather_differentiable)
@@ -242,91 +214,44 @@ def _check_offsets(op: str, offsets: torch.Tensor, size: Any, kernel_size: Any) 
 
 
 @dispatch.register_fake("max_pool2d")
-def _max_pool2d_fake(
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
-    dispatch.check_dtype("max_pool2d", "input", input, integers=True)
-    input_size = geometry.image_size("max_pool2d", "input", input)
-    size = geometry.pool2d_size("max_pool2d", input_size, kernel_size, stride, padding, dilation, ceil_mode)
-    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+def _max_pool2d_fake(a: Arguments) -> torch.Tensor:
+    dispatch.check_dtype("max_pool2d", "input", a.input, integers=True)
+    size = geometry.pool2d_size("max_pool2d", geometry.image_size("max_pool2d", "input", a.input), *_window(a))
+    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
 
 
 @dispatch.register_fake("max_pool2d_with_offsets")
-def _with_offsets_fake(
-    input: torch.Tensor, kernel_size: Any, *args: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    output = _max_pool2d_fake(input, kernel_size, *args, **kwargs)
-    return output, torch.empty_like(output, dtype=_offset_dtype("max_pool2d", kernel_size))
+def _with_offsets_fake(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    output = _max_pool2d_fake(a)
+    return output, torch.empty_like(output, dtype=_offset_dtype("max_pool2d", a.kernel_size))
 
 
 @dispatch.register_fake("max_pool2d_grad_input")
-def _grad_input_fake(
-    grad_output: torch.Tensor,
-    offsets: torch.Tensor,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    memory_format: torch.memory_format | None = None,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _grad_input_fake(a: Arguments) -> torch.Tensor:
     op = "max_pool2d_grad_input"
-    dispatch.check_dtype(op, "grad_output", grad_output)
-    grad_size = geometry.image_size(op, "grad_output", grad_output)
-    H, W = geometry.expand(op, "input_size", input_size)
-    size = (*grad_size[:2], H, W)
-    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, dilation, ceil_mode)
+    dispatch.check_dtype(op, "grad_output", a.grad_output)
+    grad_size = geometry.image_size(op, "grad_output", a.grad_output)
+    size = (*grad_size[:2], *geometry.expand(op, "input_size", a.input_size))
+    output_size = geometry.pool2d_size(op, size, *_window(a))
     geometry.check_size(op, "grad_output", grad_size, output_size)
-    _check_offsets(op, offsets, output_size, kernel_size)
-    return dispatch.empty_image(grad_output, size, dispatch.wants_channels_last(grad_output, memory_format))
+    _check_offsets(op, a.offsets, output_size, a.kernel_size)
+    return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))
 
 
 @dispatch.register_fake("max_pool2d_gather")
-def _gather_fake(
-    input: torch.Tensor,
-    offsets: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _gather_fake(a: Arguments) -> torch.Tensor:
     op = "max_pool2d_gather"
-    dispatch.check_dtype(op, "input", input)
-    size = geometry.pool2d_size(
-        op, geometry.image_size(op, "input", input), kernel_size, stride, padding, dilation, ceil_mode
-    )
-    _check_offsets(op, offsets, size, kernel_size)
-    return dispatch.empty_image(input, size, dispatch.is_channels_last(input))
+    dispatch.check_dtype(op, "input", a.input)
+    size = geometry.pool2d_size(op, geometry.image_size(op, "input", a.input), *_window(a))
+    _check_offsets(op, a.offsets, size, a.kernel_size)
+    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
 
 
 @dispatch.register_fake("max_pool2d_indices")
-def _indices_fake(
-    offsets: torch.Tensor,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = (),
-    padding: Any = (0,),
-    dilation: Any = (1,),
-    ceil_mode: bool = False,
-    *,
-    algorithm: str = "auto",
-) -> torch.Tensor:
+def _indices_fake(a: Arguments) -> torch.Tensor:
     op = "max_pool2d_indices"
-    H, W = geometry.expand(op, "input_size", input_size)
-    size = (*geometry.image_size(op, "offsets", offsets)[:2], H, W)
-    output_size = geometry.pool2d_size(op, size, kernel_size, stride, padding, dilation, ceil_mode)
-    _check_offsets(op, offsets, output_size, kernel_size)
-    return dispatch.empty_image(offsets, output_size, dispatch.is_channels_last(offsets), torch.int64)
+    H, W = geometry.expand(op, "input_size", a.input_size)
+    size = (*geometry.image_size(op, "offsets", a.offsets)[:2], H, W)
+    output_size = geometry.pool2d_size(op, size, *_window(a))
+    _check_offsets(op, a.offsets, output_size, a.kernel_size)
+    return dispatch.empty_image(a.offsets, output_size, dispatch.is_channels_last(a.offsets), torch.int64)
