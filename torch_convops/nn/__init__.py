@@ -32,8 +32,8 @@ def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any
 class Conv2d(torch.nn.Conv2d):
     """:class:`torch.nn.Conv2d` on :func:`torch_convops.conv2d`.
 
-    ``padding`` also takes four sides, ``"same"`` with any stride, ``"same_lower"`` and ``"full"``; ``padding_mode`` also
-    ``"symmetric"``. ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, K, P, Q)`` or ``(K, P, Q)``.
+    ``padding`` also takes four sides, ``"same"`` with any stride, ``"same_lower"`` and ``"full"``; ``padding_mode``
+    also ``"symmetric"``. ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, K, P, Q)`` or ``(K, P, Q)``.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Conv2d(torch.nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        window: Any = (kernel_size, stride, 0, dilation)
-        super().__init__(in_channels, out_channels, *window, groups, bias, "zeros", device, dtype)
+        window: Any = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+        super().__init__(in_channels, out_channels, groups=groups, bias=bias, device=device, dtype=dtype, **window)
         _set_padding(self, padding, padding_mode)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -81,9 +81,9 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        window: Any = (kernel_size, stride, 0, output_padding)
-        spacing: Any = dilation
-        super().__init__(in_channels, out_channels, *window, groups, bias, spacing, padding_mode, device, dtype)
+        window: Any = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+        options: Any = {"output_padding": output_padding, "padding_mode": padding_mode, "groups": groups, "bias": bias}
+        super().__init__(in_channels, out_channels, device=device, dtype=dtype, **window, **options)
         _set_padding(self, padding, padding_mode)
 
     def forward(self, input: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:

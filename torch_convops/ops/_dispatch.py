@@ -36,7 +36,7 @@ transforms_active = torch._C._are_functorch_transforms_active
 
 
 def is_traced() -> bool:
-    """Whether a call is recorded, by torch.compile, torch.export or torch.jit.trace: what they record is the operator."""
+    """Whether torch.compile, torch.export or torch.jit.trace records the call: what they record is the operator."""
     return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 

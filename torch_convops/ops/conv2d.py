@@ -129,7 +129,7 @@ class Contraction(dispatch.Function):
         bias_dim = in_dims[2] if bias is not None else None
         mapped = [slot for slot, dim in zip(slots, in_dims, strict=False) if dim is not None]
         if not mapped:  # only the bias is
-            assert bias is not None
+            assert bias is not None and bias_dim is not None
             result = Contraction.call(first, second, None, computed, p)
             return result + bias.movedim(bias_dim, 0).reshape(V, *(1,) * (result.dim() - 3), -1, 1, 1), 0
         if len(mapped) == 2:

@@ -69,8 +69,9 @@ def conv_transpose2d(
     extra = geometry.pair("output_padding", output_padding)
     wanted = None if output_size is None else geometry.pair("output_size", output_size)
     if input.is_complex():
-        window = {"stride": steps, "padding": padding, "output_padding": extra, "groups": groups, "dilation": spacing}
-        real = functools.partial(conv_transpose2d, **window, output_size=wanted, algorithm=algorithm)
+        window: dict[str, Any] = {"stride": steps, "padding": padding, "output_padding": extra, "groups": groups}
+        window |= {"dilation": spacing, "output_size": wanted, "algorithm": algorithm}
+        real = functools.partial(conv_transpose2d, **window)
         return complex_as_real(real, "conv_transpose2d", input, weight, bias, transposed=True)
     options = call_options(input, algorithm)
     if dispatch.is_traced():
@@ -126,7 +127,7 @@ def _transpose(
     except RuntimeError as error:
         raise dispatch.renamed(error, "conv2d_grad_input", op) from None
     if beyond:
-        output = torch.nn.functional.pad(output, (0, columns, 0, rows))
+        output = torch.nn.functional.pad(output, (0, columns, 0, rows))  # type: ignore[arg-type]
         output = output if bias is None else output + bias[:, None, None]
     return output
 
@@ -149,7 +150,7 @@ def _plan(
         raise ValueError(f"{op}: weight must be 4-D, got {len(weight_size)}-D")
     if groups <= 0:
         raise ValueError(f"{op}: groups must be positive, got {groups}")
-    if C != weight_size[0]:
+    if weight_size[0] != C:
         raise ValueError(
             f"{op}: input channels must equal weight's first size, got {C} channels and weight of size "
             f"{geometry.as_tuple(weight_size)}"

@@ -55,8 +55,8 @@ def correlate2d(
 
     .. math:: y_{i,j} = \sum_{r,s} x_{i+r-R+1,\,j+s-S+1} \; \overline{k_{r,s}}
 
-    Arguments, results and errors as for :func:`convolve2d`. In ``"same"`` the window of an even kernel reaches one pixel
-    further down and right than up and left; where ``"valid"`` swaps the operands, the output is flipped back.
+    Arguments, results and errors as for :func:`convolve2d`. In ``"same"`` the window of an even kernel reaches one
+    pixel further down and right than up and left; where ``"valid"`` swaps the operands, the output is flipped back.
 
     Source: SciPy's reference, https://docs.scipy.org/doc/scipy/reference/generated/scipy.signal.correlate2d.html
     """
@@ -121,26 +121,21 @@ def _correlate_batch(
     elif boundary != "fill" and any(max(pad) > size for pad, size in zip(pads, image.shape[-2:], strict=True)):
         image, pads = _repeat(image, -2, pads[0], boundary), ((0, 0), pads[1])
         image, pads = _repeat(image, -1, pads[1], boundary), ((0, 0), (0, 0))
-    if window.shape[:-2].numel() == 1:
-        # One window: the images are a batch of one channel.
-        images = image.expand(*batch, *image.shape[-2:]).reshape(-1, 1, *image.shape[-2:])
-        result = conv2d(images, window.reshape(1, 1, *window.shape[-2:]), padding=pads, padding_mode=padding_mode)
-    elif image.shape[:-2].numel() == 1:
-        # One image: the windows are filters.
-        filters = window.expand(*batch, *window.shape[-2:]).reshape(-1, 1, *window.shape[-2:])
-        result = conv2d(image.reshape(1, 1, *image.shape[-2:]), filters, padding=pads, padding_mode=padding_mode)
-    else:
-        # As many as each other: every pair is a group.
-        images = image.expand(*batch, *image.shape[-2:]).reshape(1, -1, *image.shape[-2:])
-        filters = window.expand(*batch, *window.shape[-2:]).reshape(-1, 1, *window.shape[-2:])
-        groups = images.shape[1]
-        if groups == 0:
-            groups, images, filters = (
-                1,
-                images.new_empty(0, 1, *images.shape[-2:]),
-                filters.new_zeros(1, 1, *filters.shape[-2:]),
-            )
-        result = conv2d(images, filters, None, 1, pads, 1, groups, padding_mode)
+
+    def spread(operand: torch.Tensor) -> torch.Tensor:
+        return operand.expand(*batch, *operand.shape[-2:])
+
+    count = batch.numel()
+    if count == 0:  # no image meets any window
+        images, filters = spread(image).reshape(0, 1, *image.shape[-2:]), window.new_zeros(1, 1, *window.shape[-2:])
+    elif window.shape[:-2].numel() == 1:  # one window meets a batch of images
+        images, filters = spread(image).reshape(count, 1, *image.shape[-2:]), window.reshape(1, 1, *window.shape[-2:])
+    elif image.shape[:-2].numel() == 1:  # one image meets as many filters as there are windows
+        images, filters = image.reshape(1, 1, *image.shape[-2:]), spread(window).reshape(count, 1, *window.shape[-2:])
+    else:  # every pair is a group
+        images = spread(image).reshape(1, count, *image.shape[-2:])
+        filters = spread(window).reshape(count, 1, *window.shape[-2:])
+    result = conv2d(images, filters, padding=pads, groups=images.shape[1], padding_mode=padding_mode)
     return result.reshape(*batch, *result.shape[-2:])
 
 
