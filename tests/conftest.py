@@ -84,10 +84,14 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def assert_close(
-    actual: torch.Tensor, expected: torch.Tensor, what: object = "", dtype: torch.dtype | None = None
+    actual: torch.Tensor,
+    expected: torch.Tensor,
+    what: object = "",
+    dtype: torch.dtype | None = None,
+    roundings: int = 1,
 ) -> None:
-    """Asserts that ``actual`` is as near to ``expected`` as its dtype allows."""
-    error, bound = relative_error(actual, expected), TOLERANCE[dtype or actual.dtype]
+    """Asserts that ``actual`` is as near to ``expected`` as its dtype allows, after so many roundings to it."""
+    error, bound = relative_error(actual, expected), TOLERANCE[dtype or actual.dtype] * roundings
     assert error <= bound, f"{what}: relative error {error:.2e} > {bound:.0e} for {actual.dtype} {tuple(actual.shape)}"
 
 

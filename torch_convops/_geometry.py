@@ -243,7 +243,7 @@ class Transposed(NamedTuple):
     output_size: tuple[Int, Int]
     input_size: tuple[Int, Int]  # of the convolution
     padding: list[Int]  # of the convolution, four sides
-    beyond: tuple[Int, Int]  # rows and columns of the output that lie outside the convolution: no window reaches them
+    beyond: tuple[Int, Int]  # output_size - input_size: rows and columns of the output that no window reaches
 
 
 def conv_transpose2d_size(
@@ -301,11 +301,15 @@ def conv_transpose2d_size(
             f"output_size must be from {least} to {least + s - 1} for the {name}, got {wanted}",
         )
         _require(
-            size > 0,
+            size >= 0,
             op,
-            f"padding {as_tuple((lower, upper))} leaves nothing of the output's {name}: "
-            f"(input - 1) * stride + dilation * (kernel - 1) + 1 is {span}",
+            f"padding must be at most the output's {name} without it, {span + extra}, got {as_tuple((lower, upper))}",
         )
+        if size == 0:  # nothing is left: all of the output without padding lies beyond
+            sizes.append(size)
+            beyonds.append(-span)
+            inner_pads += [0, 0]
+            continue
         # What the last window does not reach comes off the padding behind it first. What is left, in whole strides,
         # lies outside the convolution: it would fit more windows than there are.
         left_over = size - (span - lower - upper)

@@ -47,13 +47,43 @@ def _output_sizes(
     return P, Q
 
 
+def border_pixel(position: int, size: int, padding_mode: str) -> int | None:
+    """The pixel that a position of an axis reads: itself inside the image, outside it what the mode says.
+
+    For pixels a b c d and two positions on each side::
+
+        zeros      0 0|a b c d|0 0     nothing, None
+        replicate  a a|a b c d|d d     the nearest pixel
+        circular   c d|a b c d|a b     the image repeats
+        reflect    c b|a b c d|c b     it is mirrored at the edge pixel, which shows once
+        symmetric  b a|a b c d|d c     it is mirrored behind the edge pixel, which shows twice
+    """
+    if 0 <= position < size:
+        return position
+    if padding_mode == "zeros":
+        return None
+    if padding_mode == "replicate":
+        return 0 if position < 0 else size - 1
+    if padding_mode == "circular":
+        return position % size
+    there_and_back = list(range(size))  # one period of the mirrored axis
+    there_and_back += reversed(there_and_back[1:-1] if padding_mode == "reflect" else there_and_back)
+    return there_and_back[position % len(there_and_back)]
+
+
 def taps(
-    input_size: Pair, output_size: Pair, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
+    input_size: Pair,
+    output_size: Pair,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    padding_mode: str = "zeros",
 ) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Every (p, q, r, s, h, w) such that output pixel (p, q) reads input pixel (h, w) through tap (r, s).
 
-    A tap outside the image reads zero (or, for a maximum, nothing), so it is not listed. Output pixels come in
-    row-major order, and so do the taps of each.
+    A tap that reads zero (or, for a maximum, nothing) is not listed. Output pixels come in row-major order, and so do
+    the taps of each.
     """
     (H, W), (P, Q), (R, S) = input_size, output_size, kernel_size
     top, _, left, _ = padding
@@ -61,9 +91,9 @@ def taps(
         for q in range(Q):
             for r in range(R):
                 for s in range(S):
-                    h = p * stride[0] + r * dilation[0] - top
-                    w = q * stride[1] + s * dilation[1] - left
-                    if 0 <= h < H and 0 <= w < W:
+                    h = border_pixel(p * stride[0] + r * dilation[0] - top, H, padding_mode)
+                    w = border_pixel(q * stride[1] + s * dilation[1] - left, W, padding_mode)
+                    if h is not None and w is not None:
                         yield p, q, r, s, h, w
 
 
@@ -88,9 +118,16 @@ def _group_slices(C: int, K: int, groups: int) -> Iterator[tuple[slice, slice]]:
 #   grad_weight  dw[k,c,r,s] = sum over n,p,q of         dy[n,k,p,q] x[n,c,h,w]
 #   grad_bias    db[k]       = sum over n,p,q of         dy[n,k,p,q]
 #
+# where h, w outside the image are the pixel that the padding mode names.
+#
 # y is linear in x and in w, so the chain rule only moves a factor: where forward adds x w to y, grad_input adds dy w to
-# dx and grad_weight adds dy x to dw. At stride 1 that makes dx the "full" convolution of dy with the flipped kernel and
-# dw the "valid" correlation of x with dy.
+# dx and grad_weight adds dy x to dw. At stride 1 and without padding, substituting p = h - r and q = w - s gives
+#
+#   dx[h,w] = sum over r,s of dy[h-r, w-s] w[r,s]   the "full" convolution of dy with w: the full correlation of dy with
+#                                                   the flipped kernel
+#   dw[r,s] = sum over p,q of x[p+r, q+s] dy[p,q]   the "valid" correlation of x with dy
+#
+# A pixel that several positions show (a border other than zeros) gathers the gradient of each of them.
 
 
 def conv2d(
@@ -101,6 +138,7 @@ def conv2d(
     padding: Sides = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> torch.Tensor:
     """Cross-correlation: ``(N, C, H, W)`` and ``(K, C / groups, R, S)`` to ``(N, K, P, Q)``; ``bias`` is ``(K,)``."""
     x, w = _float64(input), _float64(weight)
@@ -108,7 +146,7 @@ def conv2d(
     input_size, kernel_size = _pair(x.shape), _pair(w.shape)
     P, Q = _output_sizes(input_size, kernel_size, stride, padding, dilation)
     y = torch.zeros(N, K, P, Q, dtype=torch.float64)
-    for p, q, r, s, h, v in taps(input_size, (P, Q), kernel_size, stride, padding, dilation):
+    for p, q, r, s, h, v in taps(input_size, (P, Q), kernel_size, stride, padding, dilation, padding_mode):
         for cs, ks in _group_slices(C, K, groups):
             y[:, ks, p, q] += x[:, cs, h, v] @ w[ks, :, r, s].T
     return y if bias is None else y + _float64(bias)[:, None, None]
@@ -122,12 +160,13 @@ def conv2d_grad_input(
     padding: Sides = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> torch.Tensor:
     """dL/dX: ``(N, K, P, Q)`` and ``(K, C / groups, R, S)`` to ``(N, C, H, W)`` with ``input_size`` (H, W)."""
     dy, w = _float64(grad_output), _float64(weight)
     (N, K), C = dy.shape[:2], w.shape[1] * groups
     dx = torch.zeros(N, C, *input_size, dtype=torch.float64)
-    for p, q, r, s, h, v in taps(input_size, _pair(dy.shape), _pair(w.shape), stride, padding, dilation):
+    for p, q, r, s, h, v in taps(input_size, _pair(dy.shape), _pair(w.shape), stride, padding, dilation, padding_mode):
         for cs, ks in _group_slices(C, K, groups):
             dx[:, cs, h, v] += dy[:, ks, p, q] @ w[ks, :, r, s]
     return dx
@@ -141,12 +180,13 @@ def conv2d_grad_weight(
     padding: Sides = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> torch.Tensor:
     """dL/dK: ``(N, K, P, Q)`` and ``(N, C, H, W)`` to ``(K, C / groups, R, S)`` with ``kernel_size`` (R, S)."""
     dy, x = _float64(grad_output), _float64(input)
     K, C = dy.shape[1], x.shape[1]
     dw = torch.zeros(K, C // groups, *kernel_size, dtype=torch.float64)
-    for p, q, r, s, h, v in taps(_pair(x.shape), _pair(dy.shape), kernel_size, stride, padding, dilation):
+    for p, q, r, s, h, v in taps(_pair(x.shape), _pair(dy.shape), kernel_size, stride, padding, dilation, padding_mode):
         for cs, ks in _group_slices(C, K, groups):
             dw[ks, :, r, s] += dy[:, ks, p, q].T @ x[:, cs, h, v]
     return dw
@@ -161,6 +201,85 @@ def conv2d_grad_bias(grad_output: Any) -> torch.Tensor:
             for q in range(dy.shape[3]):
                 db += dy[n, :, p, q]
     return db
+
+
+# --- transposed convolution ---
+#
+#   forward      y[n,k,h,w]  = b[k] + sum over c,p,q,r,s of x[n,c,p,q] w[c,k,r,s]   h = p stride + r dilation - top
+#
+# the same list of taps as a convolution from y back to x has, so y = grad_input, dx = conv2d(dy, w) and dw =
+# conv2d_grad_weight with the roles of image and gradient changed.
+
+
+def conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = (1, 1),
+    padding: Sides = (0, 0, 0, 0),
+    output_padding: Pair = (0, 0),
+    groups: int = 1,
+    dilation: Pair = (1, 1),
+) -> torch.Tensor:
+    """``(N, C, P, Q)`` and ``(C, K / groups, R, S)`` to ``(N, K, H, W)``; ``bias`` is ``(K,)``.
+
+    Each input pixel adds the kernel, times itself, to the output: the windows lie stride apart. ``padding`` cuts the
+    sides of the output off, ``output_padding`` adds rows and columns behind the last window.
+    """
+    x, w = _float64(input), _float64(weight)
+    (P, Q), (R, S), (top, bottom, left, right) = _pair(x.shape), _pair(w.shape), padding
+    H = (P - 1) * stride[0] + dilation[0] * (R - 1) + 1 - top - bottom + output_padding[0]
+    W = (Q - 1) * stride[1] + dilation[1] * (S - 1) + 1 - left - right + output_padding[1]
+    y = conv2d_grad_input(x, w, (H, W), stride, padding, dilation, groups)
+    return y if bias is None else y + _float64(bias)[:, None, None]
+
+
+# --- convolution and correlation of one image with one kernel, as SciPy has them ---
+#
+#   convolve2d   y[i,j] = sum over r,s of x[i-r, j-s] k[r,s]
+#   correlate2d  y[i,j] = sum over r,s of x[i+r-(R-1), j+s-(S-1)] conj(k[r,s])
+#
+# for i, j over everything that image and kernel both touch ("full"), over as much of its middle as the image is large
+# ("same"), or over what needs no pixel outside the image ("valid").
+
+
+def convolve2d(in1: Any, in2: Any, mode: str = "full", boundary: str = "fill", fillvalue: complex = 0) -> torch.Tensor:
+    """``(H, W)`` and ``(R, S)``, as :func:`scipy.signal.convolve2d`; complex128 where an operand is complex."""
+    x, k = (_widest(operand) for operand in (in1, in2))
+    if mode == "valid" and (x.shape[0] < k.shape[0] or x.shape[1] < k.shape[1]):
+        x, k = k, x
+    (H, W), (R, S) = _pair(x.shape), _pair(k.shape)
+    rows, columns = (
+        {"full": range(n + m - 1), "same": range((m - 1) // 2, (m - 1) // 2 + n), "valid": range(m - 1, n)}[mode]
+        for n, m in ((H, R), (W, S))
+    )
+    padding_mode = {"fill": "zeros", "wrap": "circular", "symm": "symmetric"}[boundary]
+    y = torch.zeros(len(rows), len(columns), dtype=torch.promote_types(x.dtype, k.dtype))
+    for p, i in enumerate(rows):
+        for q, j in enumerate(columns):
+            for r in range(R):
+                for s in range(S):
+                    h, w = border_pixel(i - r, H, padding_mode), border_pixel(j - s, W, padding_mode)
+                    y[p, q] += (fillvalue if h is None or w is None else x[h, w]) * k[r, s]
+    return y
+
+
+def correlate2d(in1: Any, in2: Any, mode: str = "full", boundary: str = "fill", fillvalue: complex = 0) -> torch.Tensor:
+    """``(H, W)`` and ``(R, S)``, as :func:`scipy.signal.correlate2d`; complex128 where an operand is complex.
+
+    Flipping both operands turns a convolution's result around, so a correlation is the turned convolution of the turned
+    image; which pixel is the middle of an even kernel ("same") turns around with it. The conjugate is taken of the
+    kernel: of the smaller operand where "valid" swaps them.
+    """
+    x, k = (_widest(operand) for operand in (in1, in2))
+    if mode == "valid" and (x.shape[0] < k.shape[0] or x.shape[1] < k.shape[1]):
+        return convolve2d(k, x.flip(0, 1).conj(), mode).flip(0, 1)
+    return convolve2d(x.flip(0, 1), k.conj(), mode, boundary, fillvalue).flip(0, 1)
+
+
+def _widest(values: Any) -> torch.Tensor:
+    tensor = torch.as_tensor(values, device="cpu").detach()
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 # --- max-pooling ---

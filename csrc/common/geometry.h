@@ -105,25 +105,28 @@ struct Axis {
   CONVOPS_HOST_DEVICE int64_t padded() const { return pad_lower + input + pad_upper; }
   CONVOPS_HOST_DEVICE int64_t pixel(int64_t position) const { return border_pixel(border, position, input); }
   // Calls visit(position), in order, for the positions in and around the image that read pixel i: border_pixel
-  // backwards.
+  // backwards. The call stands in one place only, because kernels nest two of these.
   template <typename Visit>
   CONVOPS_HOST_DEVICE void for_each_position(int64_t i, const Visit& visit) const {
-    int64_t before = 0, behind = 0;  // the one position on each side, if the padding reaches it
+    const int64_t end = input + pad_upper;
+    int64_t before = i, behind = end;  // the first on each side, if the padding reaches it
     switch (border) {
       case Border::reflect: before = -i, behind = 2 * (input - 1) - i; break;
+      case Border::replicate: before = i == 0 ? -pad_lower : i, behind = i == input - 1 ? input : end; break;
       case Border::circular: before = i - input, behind = i + input; break;
       case Border::symmetric: before = -1 - i, behind = 2 * input - 1 - i; break;
       default: break;
     }
-    const bool replicate = border == Border::replicate;
-    if (replicate && i == 0) {
-      for (int64_t position = -pad_lower; position < 0; ++position) visit(position);
-    }
-    if (before < 0 && before >= -pad_lower) visit(before);
-    visit(i);
-    if (behind >= input && behind < input + pad_upper) visit(behind);
-    if (replicate && i == input - 1) {
-      for (int64_t position = input; position < input + pad_upper; ++position) visit(position);
+    if (before >= 0 || before < -pad_lower) before = i;
+    if (behind < input) behind = end;
+    const bool repeats = border == Border::replicate;
+    for (int64_t position = before; position < end;) {
+      visit(position);
+      if (position == i) {
+        position = behind;
+      } else {
+        position = repeats ? position + 1 : position < i ? i : end;
+      }
     }
   }
   // The same windows over an image that the padding is part of.

@@ -25,4 +25,7 @@ bool reduction_supports(const Conv2dProblem& problem);
 int64_t reduction_workspace(const Conv2dProblem& problem);
 void reduction_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
 
+bool fold_supports(const Conv2dProblem& problem);
+void fold_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
 }  // namespace convops

@@ -6,12 +6,13 @@
 namespace convops {
 
 std::span<const Conv2dAlgorithm> conv2d_cuda_algorithms() {
-  static constexpr std::array<Conv2dAlgorithm, 4> kAlgorithms{{
+  static constexpr std::array<Conv2dAlgorithm, 5> kAlgorithms{{
       {"depthwise", depthwise_supports, depthwise_workspace, depthwise_run},
       {"implicit_gemm_tensor_core", implicit_gemm_tensor_core_supports, implicit_gemm_tensor_core_workspace,
        implicit_gemm_tensor_core_run},
       {"implicit_gemm", implicit_gemm_supports, implicit_gemm_workspace, implicit_gemm_run},
       {"reduction", reduction_supports, reduction_workspace, reduction_run},
+      {"fold", fold_supports, nullptr, fold_run},
   }};
   return kAlgorithms;
 }

@@ -20,7 +20,7 @@ int64_t grad_weight_slices(const Conv2dGeometry& geometry) {
   return pixel_slices(grad_weight_pixels(geometry), grad_weight_blocks(geometry), geometry.channels_last);
 }
 
-template <typename scalar_t, typename index_t>
+template <typename scalar_t, typename index_t, bool kBordered>
 void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
   using acc_t = accumulator_t<scalar_t>;
   const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
@@ -39,9 +39,11 @@ void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& argu
       .w_output = Divisor<index_t>(w.output),
       .tap_chunks = Divisor<index_t>(ceil_div(taps, kTapsPerBlock)),
       .channel_blocks = Divisor<index_t>(ceil_div(geometry.K, channels_per_block(geometry.channels_last))),
-      .w_kernel = Divisor<index_t>(w.kernel)};
-  const auto kernel = geometry.channels_last ? conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, kChannelLanes>
-                                             : conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, 1>;
+      .w_kernel = Divisor<index_t>(w.kernel),
+      .border = geometry.border()};
+  const auto kernel = geometry.channels_last
+                          ? conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, kChannelLanes, kBordered>
+                          : conv2d_depthwise_grad_weight_kernel<scalar_t, index_t, 1, kBordered>;
   launch(
       "conv2d", kernel, grad_weight_blocks(geometry) * slices, kBlockThreads, 0, arguments.stream, work,
       static_cast<const scalar_t*>(arguments.input), static_cast<const scalar_t*>(arguments.output),
@@ -52,7 +54,7 @@ void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& argu
       slices);
 }
 
-template <typename scalar_t, typename index_t, int kVector, bool kTransposed>
+template <typename scalar_t, typename index_t, int kVector, bool kTransposed, bool kBordered>
 void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
   const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
   const int64_t channels = (kTransposed ? geometry.C : geometry.K) / kVector;
@@ -71,7 +73,8 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
       .work_count = static_cast<index_t>(count),
       .multiplier_divisor = Divisor<index_t>(geometry.filters_per_group()),
       .h_stride = Divisor<index_t>(h.stride),
-      .w_stride = Divisor<index_t>(w.stride)};
+      .w_stride = Divisor<index_t>(w.stride),
+      .border = geometry.border()};
   void* source = kTransposed ? arguments.output : arguments.input;
   void* destination = kTransposed ? arguments.input : arguments.output;
   const scalar_t* weight = static_cast<const scalar_t*>(arguments.weight);
@@ -83,28 +86,27 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
     weight = transposed;
   }
   launch(
-      "conv2d", conv2d_depthwise_kernel<scalar_t, index_t, kVector, kTransposed>, blocks_for(count), kBlockThreads, 0,
-      arguments.stream, work, static_cast<const scalar_t*>(source), weight,
-      kTransposed ? nullptr : static_cast<const scalar_t*>(arguments.bias), static_cast<scalar_t*>(destination));
+      "conv2d", conv2d_depthwise_kernel<scalar_t, index_t, kVector, kTransposed, kBordered>, blocks_for(count),
+      kBlockThreads, 0, arguments.stream, work, static_cast<const scalar_t*>(source), weight,
+      static_cast<const scalar_t*>(arguments.bias), static_cast<scalar_t*>(destination));
 }
 
-template <typename scalar_t, typename index_t, bool kTransposed>
+template <typename scalar_t, typename index_t, bool kTransposed, bool kBordered>
 void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
   constexpr int kVector = kVectorBytes / sizeof(scalar_t);
   const bool vector = geometry.channels_last && geometry.filters_per_group() == 1 && geometry.C % kVector == 0 &&
                       is_aligned(arguments.input) && is_aligned(arguments.output);
   if (vector) {
-    run_direct<scalar_t, index_t, kVector, kTransposed>(geometry, arguments);
+    run_direct<scalar_t, index_t, kVector, kTransposed, kBordered>(geometry, arguments);
   } else {
-    run_direct<scalar_t, index_t, 1, kTransposed>(geometry, arguments);
+    run_direct<scalar_t, index_t, 1, kTransposed, kBordered>(geometry, arguments);
   }
 }
 
 }  // namespace
 
 bool depthwise_supports(const Conv2dProblem& problem) {
-  return problem.pass != Conv2dPass::grad_bias && problem.geometry.channels_per_group() == 1 &&
-         is_floating(problem.dtype);
+  return is_contraction(problem.pass) && problem.geometry.channels_per_group() == 1 && is_floating(problem.dtype);
 }
 
 int64_t depthwise_workspace(const Conv2dProblem& problem) {
@@ -123,10 +125,15 @@ void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& argument
         geometry,
         [&](auto index) {
           using index_t = decltype(index);
+          const bool bordered = geometry.border() != Border::zeros;
           switch (problem.pass) {
-            case Conv2dPass::forward: return run_direct<scalar_t, index_t, false>(geometry, arguments);
-            case Conv2dPass::grad_input: return run_direct<scalar_t, index_t, true>(geometry, arguments);
-            default: return run_grad_weight<scalar_t, index_t>(geometry, arguments);
+            case Conv2dPass::forward:
+              return bordered ? run_direct<scalar_t, index_t, false, true>(geometry, arguments)
+                              : run_direct<scalar_t, index_t, false, false>(geometry, arguments);
+            case Conv2dPass::grad_input: return run_direct<scalar_t, index_t, true, false>(geometry, arguments);
+            default:
+              return bordered ? run_grad_weight<scalar_t, index_t, true>(geometry, arguments)
+                              : run_grad_weight<scalar_t, index_t, false>(geometry, arguments);
           }
         },
         geometry.weight_numel());

@@ -2,7 +2,8 @@
 //
 // There is no matrix product in it, so its floor is memory: input and output once each. Filters have the same layout
 // in both weight formats, taps side by side. Where lanes are channels that would spread one load of a warp over 32
-// cache lines, so for channels_last a small kernel first writes a copy with the channels side by side.
+// cache lines, so for channels_last a small kernel first writes a copy with the channels side by side. Windows that may
+// read a border other than zeros have kernels of their own (kBordered), so that the others do not pay for it.
 #pragma once
 
 #include "../common/block_sum.cuh"
@@ -22,6 +23,7 @@ struct DepthwiseGeometry {
   ImageIndex<index_t> work;
   index_t work_count;
   Divisor<index_t> multiplier_divisor, h_stride, w_stride;
+  Border border;
 };
 
 constexpr int kRowsPerThread = 4;
@@ -37,12 +39,16 @@ __global__ void conv2d_depthwise_transpose_weight_kernel(
 }
 
 // Which pixel of the tensor that is read meets pixel o of the one that is written through a tap; -1 for none.
-template <bool kTransposed, typename index_t>
-__device__ index_t
-depthwise_source(const WindowAxis<index_t>& axis, const Divisor<index_t>& stride, index_t o, index_t tap) {
+template <bool kTransposed, bool kBordered, typename index_t>
+__device__ index_t depthwise_source(
+    const WindowAxis<index_t>& axis, const Divisor<index_t>& stride, Border border, index_t o, index_t tap) {
   if constexpr (!kTransposed) {
     const index_t i = axis.start(o) + tap * axis.dilation;
-    return axis.contains(i) ? i : -1;
+    if constexpr (kBordered) {
+      return border_pixel(border, i, axis.input);
+    } else {
+      return axis.contains(i) ? i : -1;
+    }
   } else {
     index_t i = o + axis.pad - tap * axis.dilation;
     if (i < 0 || take_digit(i, stride) != 0) return -1;
@@ -53,12 +59,13 @@ depthwise_source(const WindowAxis<index_t>& axis, const Divisor<index_t>& stride
 // forward, with c = k / multiplier:
 //   output(n, k, p, q) = bias(k) + sum over r, s of input(n, c, p stride + r dilation - pad, ...) weight(k, r, s)
 // grad_input, over the filters k = c multiplier + m:
-//   input(n, c, h, w) = sum over m, r, s of output(n, k, (h + pad - r dilation) / stride, ...) weight(k, r, s)
+//   input(n, c, h, w) =
+//       bias(c) + sum over m, r, s of output(n, k, (h + pad - r dilation) / stride, ...) weight(k, r, s)
 //
 // A thread takes kRowsPerThread rows of one column, so that a weight is loaded once for all of them; lanes are
 // neighbours in memory: columns, or kVector channels each. Per output and tap there is one load, mostly from L1, and
 // one multiply-add. grad_input skips the taps that its stride jumps over before loading anything.
-template <typename scalar_t, typename index_t, int kVector, bool kTransposed>
+template <typename scalar_t, typename index_t, int kVector, bool kTransposed, bool kBordered>
 __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
     const DepthwiseGeometry<index_t> geometry, const scalar_t* __restrict__ source, const scalar_t* __restrict__ weight,
     const scalar_t* __restrict__ bias, scalar_t* __restrict__ destination) {
@@ -81,10 +88,13 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_kernel(
         index_t rows[kRowsPerThread];
 #pragma unroll
         for (int i = 0; i < kRowsPerThread; ++i) {
-          rows[i] = row + i < height ? depthwise_source<kTransposed>(geometry.h, geometry.h_stride, row + i, r) : -1;
+          rows[i] = row + i < height ? depthwise_source<kTransposed, kBordered>(
+                                           geometry.h, geometry.h_stride, geometry.border, row + i, r)
+                                     : -1;
         }
         for (index_t s = 0; s < geometry.w.kernel; ++s) {
-          const index_t column = depthwise_source<kTransposed>(geometry.w, geometry.w_stride, at.w, s);
+          const index_t column =
+              depthwise_source<kTransposed, kBordered>(geometry.w, geometry.w_stride, geometry.border, at.w, s);
           if (column < 0) continue;
           const Channels weights = Channels::load(filter + (r * geometry.w.kernel + s) * geometry.weight_tap);
 #pragma unroll
@@ -117,6 +127,7 @@ struct DepthwiseWeightGeometry {
   index_t filters, taps, pixels, slice_pixels;
   ImageSteps<index_t> input, output;
   Divisor<index_t> multiplier, h_output, w_output, tap_chunks, channel_blocks, w_kernel;
+  Border border;
 };
 
 // Taps that one block sums at once: all nine of a 3 x 3 window.
@@ -127,7 +138,7 @@ constexpr int kTapsPerBlock = 9;
 // A block sums kTapsPerBlock taps of kLanes filters over a slice of the pixels: a tree over its threads at the end,
 // then partials in acc_t. A thread's step is one load of the gradient and one of the input for each tap, the latter
 // mostly from L1.
-template <typename scalar_t, typename index_t, int kLanes>
+template <typename scalar_t, typename index_t, int kLanes, bool kBordered>
 __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_grad_weight_kernel(
     const DepthwiseWeightGeometry<index_t> geometry, const scalar_t* __restrict__ input,
     const scalar_t* __restrict__ grad_output, accumulator_t<scalar_t>* __restrict__ partials) {
@@ -159,7 +170,11 @@ __global__ void __launch_bounds__(kBlockThreads) conv2d_depthwise_grad_weight_ke
       const index_t row = geometry.h.start(p), column = geometry.w.start(q);
 #pragma unroll
       for (int t = 0; t < kTapsPerBlock; ++t) {
-        const index_t h = row + rows[t], w = column + columns[t];
+        index_t h = row + rows[t], w = column + columns[t];
+        if constexpr (kBordered) {
+          h = border_pixel(geometry.border, h, geometry.h.input);
+          w = border_pixel(geometry.border, w, geometry.w.input);
+        }
         if (geometry.h.contains(h) && geometry.w.contains(w)) {
           sums[t] += g * static_cast<acc_t>(image[n * geometry.input.n + h * geometry.input.h + w * geometry.input.w]);
         }

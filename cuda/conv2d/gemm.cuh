@@ -7,8 +7,8 @@
 //   grad_weight  (c, r, s) of weight          k             (n, p, q)  A: input   B: output  D: weight
 //
 // In all nine places an index is a number of three digits, and each digit moves the element's address and its pixel
-// by a fixed step. So an element of A or B is found from the sum of two positions, one per matrix index, and is zero
-// where the summed pixel lies outside the image.
+// by a fixed step. So an element of A or B is found from the sum of two positions, one per matrix index. Where the
+// summed pixel lies outside the image it is the pixel that the border shows there, or zero.
 #pragma once
 
 #include <algorithm>
@@ -21,10 +21,16 @@
 
 namespace convops {
 
+// The pixel of an index past the end: outside of every image, also after another position (or this one again) is added
+// to it.
+constexpr int kNowhere = INT_MIN / 2;
+
 struct Position {
   int64_t offset;  // in elements
   int h, w;        // pixel
 
+  // A pixel in an image or its padding is far above (axis_fits_32_bits).
+  CONVOPS_HOST_DEVICE bool is_nowhere() const { return h < kNowhere / 2; }
   CONVOPS_HOST_DEVICE Position operator+(const Position& other) const {
     return {offset + other.offset, h + other.h, w + other.w};
   }
@@ -32,9 +38,6 @@ struct Position {
     return {offset * n, h * static_cast<int>(n), w * static_cast<int>(n)};
   }
 };
-
-// Of an index past the end: outside of every image, also after another position (or this one again) is added to it.
-constexpr int kNowhere = INT_MIN / 2;
 
 // Blocks walk at most this far along a reduction, with 32-bit arithmetic.
 constexpr int64_t kMaxWalk = int64_t{1} << 29;
@@ -127,10 +130,17 @@ struct Operand {
   IndexMap rows, reduction;  // B is held transposed: its "rows" are the product's columns
   int height, width;         // the image that positions must lie in; 1 x 1 where all do
   int64_t group_step;
+  Border border = Border::zeros;
+  int64_t row_step = 0, column_step = 0;  // elements from a pixel to the next; for the border
 
   CONVOPS_HOST_DEVICE bool contains(const Position& position) const {
     return static_cast<unsigned>(position.h) < static_cast<unsigned>(height) &&
            static_cast<unsigned>(position.w) < static_cast<unsigned>(width);
+  }
+  // Elements from a position in the padding to the pixel that it shows.
+  CONVOPS_HOST_DEVICE int64_t border_offset(const Position& position) const {
+    return (border_pixel(border, position.h, height) - position.h) * row_step +
+           (border_pixel(border, position.w, width) - position.w) * column_step;
   }
 
   void simplify();
@@ -182,6 +192,7 @@ inline void Operand::simplify() {
       for (IndexMap::Digit& digit : map->digits) digit.step.h = digit.step.w = 0;
     }
     height = width = 1;
+    border = Border::zeros;
   }
   rows.merge();
   reduction.merge();
@@ -241,7 +252,7 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
       const bool fastest = geometry.channels_last;
       const IndexMap window_taps = taps(fastest, channel_of_input, row_of_window, column_of_window);
       const IndexMap weight_taps = taps(fastest, channel_of_weight, row_of_weight, column_of_weight);
-      gemm.a = {windows, window_taps, height, width, C * input.c};
+      gemm.a = {windows, window_taps, height, width, C * input.c, geometry.border(), input.h, input.w};
       gemm.b = {weight_filters, weight_taps, 1, 1, K * weight.n};
       gemm.d_rows = output_pixels;
       gemm.d_columns = output_filters;
@@ -250,7 +261,8 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
     }
     case Conv2dPass::grad_weight: {
       const bool fastest = geometry.weight_channels_last;
-      gemm.a = {taps(fastest, channel_of_input, row_of_window, column_of_window), windows, height, width, C * input.c};
+      const IndexMap window_taps = taps(fastest, channel_of_input, row_of_window, column_of_window);
+      gemm.a = {window_taps, windows, height, width, C * input.c, geometry.border(), input.h, input.w};
       gemm.b = {output_filters, output_pixels, 1, 1, K * output.c};
       gemm.d_rows = taps(fastest, channel_of_weight, row_of_weight, column_of_weight);
       gemm.d_columns = weight_filters;

@@ -6,7 +6,8 @@
 // most of the reads being hits in L2 (neighbouring blocks share a tile of A, all blocks share B).
 //
 // Where the reduction's indices lie is worked out once for each step, by two warps, into a table in shared memory; it
-// spares all other index arithmetic but an addition and two comparisons for each copy.
+// spares all other index arithmetic but an addition and two comparisons for each copy. Kernels that read a border are
+// of their own (kBordered), so that the others do not pay for it.
 #pragma once
 
 #include "gemm_tile.cuh"
@@ -95,13 +96,13 @@ __device__ void store_tile(
   }
 }
 
-template <typename Engine, Access kAccessA, Access kAccessB>
+template <typename Engine, Access kAccessA, Access kAccessB, bool kBordered>
 __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
     const __grid_constant__ Conv2dGemm problem, const Conv2dGemmPlan plan, const Conv2dGemmPointers pointers) {
   using scalar_t = typename Engine::scalar_t;
   using acc_t = typename Engine::acc_t;
-  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows>;
-  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns>;
+  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows, kBordered>;
+  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, false>;
   constexpr int kReduction = kTileReductionBytes / sizeof(scalar_t);
   constexpr int kStageBytes = LoaderA::kBytes + LoaderB::kBytes;
   extern __shared__ __align__(128) unsigned char shared_storage[];

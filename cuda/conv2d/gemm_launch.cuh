@@ -24,9 +24,9 @@ bool launch_gemm(
   if ((kA != Access::gather && kA != a) || (kB != Access::gather && kB != b)) {
     return launch_gemm<Engine>(a, b, gemm, plan, pointers, stream, AccessPairs<Others...>());
   }
-  launch(
-      "conv2d", conv2d_implicit_gemm_kernel<Engine, kA, kB>, plan.blocks(gemm), kBlockThreads,
-      gemm_shared_bytes<Engine>(), stream, gemm, plan, pointers);
+  const auto kernel = gemm.a.border == Border::zeros ? conv2d_implicit_gemm_kernel<Engine, kA, kB, false>
+                                                     : conv2d_implicit_gemm_kernel<Engine, kA, kB, true>;
+  launch("conv2d", kernel, plan.blocks(gemm), kBlockThreads, gemm_shared_bytes<Engine>(), stream, gemm, plan, pointers);
   return true;
 }
 
@@ -35,7 +35,7 @@ inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& 
     case Conv2dPass::forward:
       return {arguments.input, arguments.weight, arguments.bias, arguments.output, arguments.workspace};
     case Conv2dPass::grad_input:
-      return {arguments.output, arguments.weight, nullptr, arguments.input, arguments.workspace};
+      return {arguments.output, arguments.weight, arguments.bias, arguments.input, arguments.workspace};
     default: return {arguments.input, arguments.output, nullptr, arguments.weight, arguments.workspace};
   }
 }

@@ -21,6 +21,8 @@ enum class Access {
 inline Access access_of(const Operand& operand, const void* data, int64_t element_bytes) {
   const int64_t run = 16 / element_bytes;
   if (reinterpret_cast<uintptr_t>(data) % 16 != 0 || operand.group_step % run != 0) return Access::gather;
+  const bool bordered = operand.border != Border::zeros;
+  if (bordered && (operand.row_step % run != 0 || operand.column_step % run != 0)) return Access::gather;
   if (operand.reduction.runs_of(run) && operand.rows.offsets_divide_by(run, true)) return Access::along_reduction;
   if (operand.rows.runs_of(run) && operand.reduction.offsets_divide_by(run, true)) return Access::along_rows;
   return Access::gather;

@@ -22,8 +22,9 @@ __device__ inline int chunk_along_rows(int line, int chunk) {
 }
 
 // The share of one thread in copying a tile: kLoads chunks. Their rows stay the same from tile to tile; the positions
-// of the reduction's indices come from a table that the block keeps in shared memory.
-template <typename scalar_t, Access kAccess, int kRows>
+// of the reduction's indices come from a table that the block keeps in shared memory. A loader that is not kBordered
+// takes the border for zeros.
+template <typename scalar_t, Access kAccess, int kRows, bool kBordered>
 struct TileLoader {
   static constexpr int kChunk = 16 / sizeof(scalar_t);
   static constexpr int kLoads = kRows * (kTileReductionBytes / 16) / kBlockThreads;
@@ -65,19 +66,28 @@ struct TileLoader {
   __device__ void fetch(const Operand& operand, const Position* table, unsigned char* tile) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const auto inside = [&](const Position& step) {
-        return static_cast<unsigned>(h[i] + step.h) < static_cast<unsigned>(operand.height) &&
-               static_cast<unsigned>(w[i] + step.w) < static_cast<unsigned>(operand.width);
+      // Whether a step from the row reaches an element, not a zero. A step into the padding is moved to what it shows.
+      const auto reaches = [&](Position& step) {
+        const Position position{step.offset, h[i] + step.h, w[i] + step.w};
+        const bool inside = operand.contains(position);
+        if constexpr (kBordered) {
+          if (!inside && !position.is_nowhere()) {
+            step.offset += operand.border_offset(position);
+            return true;
+          }
+        }
+        return inside;
       };
       if constexpr (kAccess == Access::gather) {
 #pragma unroll
         for (int e = 0; e < kChunk; ++e) {
-          const Position step = table[reduction(i) + e];
-          held[i][e] = inside(step) ? rows[i][step.offset] : static_cast<scalar_t>(0.0f);
+          Position step = table[reduction(i) + e];
+          held[i][e] = reaches(step) ? rows[i][step.offset] : static_cast<scalar_t>(0.0f);
         }
       } else {
-        const Position step = table[reduction(i)];
-        copy_async(tile + destination(i), rows[i] + step.offset, inside(step));
+        Position step = table[reduction(i)];
+        const bool valid = reaches(step);
+        copy_async(tile + destination(i), rows[i] + step.offset, valid);
       }
     }
   }

@@ -7,7 +7,7 @@
 namespace convops {
 
 bool implicit_gemm_supports(const Conv2dProblem& problem) {
-  return problem.pass != Conv2dPass::grad_bias && is_floating(problem.dtype) && conv2d_gemm_fits(problem.geometry);
+  return is_contraction(problem.pass) && is_floating(problem.dtype) && conv2d_gemm_fits(problem.geometry);
 }
 
 int64_t implicit_gemm_workspace(const Conv2dProblem& problem) {

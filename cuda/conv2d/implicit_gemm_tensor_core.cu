@@ -8,7 +8,7 @@ namespace convops {
 bool implicit_gemm_tensor_core_supports(const Conv2dProblem& problem) {
   const bool dtype = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16 ||
                      (problem.dtype == DType::float32 && problem.allow_tf32);
-  return problem.pass != Conv2dPass::grad_bias && dtype && conv2d_gemm_fits(problem.geometry);
+  return is_contraction(problem.pass) && dtype && conv2d_gemm_fits(problem.geometry);
 }
 
 int64_t implicit_gemm_tensor_core_workspace(const Conv2dProblem& problem) {

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import click
@@ -19,8 +20,21 @@ from rich.progress import track
 from rich.table import Table
 from torch.autograd import gradcheck, gradgradcheck
 
-from .. import _library, algorithms, avg_pool2d, build_info, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from .. import (
+    _library,
+    algorithms,
+    avg_pool2d,
+    build_info,
+    conv2d,
+    conv_transpose2d,
+    convolve2d,
+    correlate2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+)
 from ..bench.measure import UNSUPPORTED, relative_error, tolerance
+from ..reference import border_pixel
 from ._tables import make_console, print_table
 from .info import NO_DEVICE, OPERATORS
 
@@ -107,25 +121,33 @@ def _format_of(tensor: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _padded(image: torch.Tensor, sides: Sides, value: float = 0.0) -> torch.Tensor:
+def _padded(image: torch.Tensor, sides: Sides, value: float = 0.0, padding_mode: str = "zeros") -> torch.Tensor:
     top, bottom, left, right = sides
-    return F.pad(image, (left, right, top, bottom), value=value)
+    if padding_mode == "zeros":
+        return F.pad(image, (left, right, top, bottom), value=value)
+    H, W = image.shape[-2:]
+    rows = [border_pixel(h, H, padding_mode) for h in range(-top, H + bottom)]
+    columns = [border_pixel(w, W, padding_mode) for w in range(-left, W + right)]
+    return image[..., rows, :][..., columns]
 
 
 def _conv2d(
     name: str, image: tuple[int, ...], weight: tuple[int, ...], padding: Any = 0, sides: Sides = (0, 0, 0, 0),
-    *, bias: bool = False, stride: Any = 1, dilation: Any = 1, groups: int = 1,
+    *, bias: bool = False, stride: Any = 1, dilation: Any = 1, groups: int = 1, padding_mode: str = "zeros",
 ) -> Case:  # fmt: skip
     """sides is what padding has to mean."""
     window = (_pair(stride), list(sides), _pair(dilation), groups)
 
     def options(leaves: Tensors, algorithm: str) -> dict[str, Any]:
-        return {"algorithm": algorithm, "allow_tf32": leaves[0].is_cuda and torch.backends.cudnn.allow_tf32}
+        tf32 = leaves[0].is_cuda and torch.backends.cudnn.allow_tf32
+        return {"algorithm": algorithm, "allow_tf32": tf32, "padding_mode": padding_mode}
 
     def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
         return ops.conv2d(leaves[0], leaves[1], leaves[2] if bias else None, *window, **options(leaves, algorithm))
 
     def grad_input(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        if algorithm == "fold" and padding_mode != "zeros":
+            algorithm = "auto"  # it follows any other where there is a border, and cannot be asked for
         return ops.conv2d_grad_input(
             grad, leaves[1], leaves[0].shape[-2:], *window,
             memory_format=_format_of(leaves[0]), **options(leaves, algorithm),
@@ -139,16 +161,72 @@ def _conv2d(
         name,
         (image, weight, weight[:1]) if bias else (image, weight),
         lambda image, weight, bias=None, *, algorithm: conv2d(
-            image, weight, bias, stride, padding, dilation, groups, algorithm=algorithm
+            image, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm=algorithm
         ),
-        lambda image, weight, bias=None: F.conv2d(_padded(image, sides), weight, bias, stride, 0, dilation, groups),
+        lambda image, weight, bias=None: F.conv2d(
+            _padded(image, sides, padding_mode=padding_mode), weight, bias, stride, 0, dilation, groups
+        ),
         (forward, grad_input, grad_weight, _grad_bias) if bias else (forward, grad_input, grad_weight),
     )
 
 
+def _conv_transpose2d(name: str, image: tuple[int, ...], weight: tuple[int, ...], **window: Any) -> Case:
+    def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        return ops.conv_transpose2d(
+            *leaves, **{key: value if key == "groups" else _pair(value) for key, value in window.items()}
+        )
+
+    return Case(
+        "conv_transpose2d",
+        name,
+        (image, weight, (weight[1] * window.get("groups", 1),)),
+        lambda image, weight, bias, algorithm: conv_transpose2d(image, weight, bias, **window),
+        lambda image, weight, bias: F.conv_transpose2d(image, weight, bias, **window),
+        (forward, *_gradients(forward, 3)),
+    )
+
+
+def _convolve2d(function: Callable[..., torch.Tensor], mode: str, boundary: str, kernel: tuple[int, int]) -> Case:
+    """One image and one kernel, as the correlation of a padded image."""
+    convolution, border = function is convolve2d, {"fill": "zeros", "wrap": "circular", "symm": "symmetric"}[boundary]
+    sides: list[int] = []
+    for k in kernel:
+        less, more = (k - 1) // 2, k // 2
+        same = (more, less) if convolution else (less, more)
+        sides += {"full": (k - 1, k - 1), "same": same, "valid": (0, 0)}[mode]
+
+    def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        return function(*leaves, mode, boundary)
+
+    def reference(image: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        window = window.flip(0, 1) if convolution else window
+        top, bottom, left, right = sides
+        padded = _padded(image, (top, bottom, left, right), padding_mode=border)
+        return F.conv2d(padded[None, None], window[None, None])[0, 0]
+
+    return Case(
+        function.__name__,
+        f"{mode}, {boundary}",
+        ((4, 5), kernel),
+        lambda image, window, algorithm: function(image, window, mode, boundary),
+        reference,
+        (forward, *_gradients(forward, 2)),
+    )
+
+
+def _gradients(forward: Pass, count: int) -> tuple[Pass, ...]:
+    """The gradient of each leaf, for an operator that is composed of others."""
+
+    def gradient(leaves: Tensors, grad: torch.Tensor, algorithm: str, index: int) -> Any:
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+        return torch.autograd.grad(forward(leaves, grad, algorithm), leaves[index], grad)[0]
+
+    return tuple(partial(gradient, index=index) for index in range(count))
+
+
 def _grad_bias(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
     """The one pass whose algorithm cannot be asked for."""
-    sizes = [*grad.shape, *grad.shape[1:2], 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
+    sizes = [*grad.shape, *grad.shape[1:2], 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0]
     if algorithm != _library.conv2d_choice(grad.is_cuda, 3, 0, sizes, (False, False), False):
         raise RuntimeError(UNSUPPORTED)
     return ops.conv2d_grad_bias(grad)
@@ -215,17 +293,13 @@ def _global_pool2d(function: Callable[..., torch.Tensor], reference: Callable[..
     def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
         return function(leaves[0])
 
-    def grad_input(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
-        leaf = leaves[0].detach().requires_grad_()
-        return torch.autograd.grad(function(leaf), leaf, grad)[0]
-
     return Case(
         function.__name__,
         "whole plane",
         ((2, 2, 4, 3),),
         lambda image, algorithm: function(image),
         lambda image: reference(image, 1),
-        (forward, grad_input),
+        (forward, *_gradients(forward, 1)),
     )
 
 
@@ -251,6 +325,31 @@ def cases() -> list[Case]:
         _conv2d("depthwise, dilated", (1, 3, 6, 6), (3, 1, 3, 3), 2, (2, 2, 2, 2), groups=3, dilation=2),
         _conv2d("depthwise, 2 filters", (1, 2, 5, 4), (4, 1, 3, 3), "same", (1, 1, 1, 1), groups=2),
         _conv2d("unbatched", (2, 4, 5), (3, 2, 3, 3), 1, (1, 1, 1, 1)),
+        *(
+            _conv2d(
+                f"{border}{', depthwise' if groups > 1 else ''}",
+                (2, 3, 5, 4),
+                (3, 3 // groups, 3, 3),
+                ((2, 1), (1, 2)),
+                (2, 1, 1, 2),
+                stride=(1, 2),
+                groups=groups,
+                padding_mode=border,
+            )
+            for border in ("reflect", "replicate", "circular", "symmetric")
+            for groups in (1, 3)
+        ),
+        _conv_transpose2d("plain", (2, 3, 3, 4), (3, 2, 3, 2)),
+        _conv_transpose2d("strided", (1, 2, 3, 3), (2, 2, 3, 3), stride=2, padding=1, output_padding=1),
+        _conv_transpose2d(
+            "grouped, dilated", (1, 4, 3, 2), (4, 1, 2, 2), stride=2, dilation=3, output_padding=2, groups=2
+        ),
+        *(
+            _convolve2d(function, mode, boundary, kernel)
+            for function in (convolve2d, correlate2d)
+            for mode, kernel in (("full", (3, 2)), ("same", (2, 3)), ("valid", (2, 2)))
+            for boundary in ("fill", "wrap", "symm")
+        ),
         _max_pool2d("2s2", (2, 2, 4, 6), 2, 2),
         _max_pool2d("3s2p1", (2, 2, 6, 5), 3, 2, 1, (1, 1, 1, 1)),
         _max_pool2d("3s1", (1, 2, 5, 5), 3, 1),

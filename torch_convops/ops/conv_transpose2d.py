@@ -108,7 +108,7 @@ def _transpose(
         input.shape, weight.shape, bias_size, stride, _frozen(padding), output_padding, groups, dilation, output_size
     )
     window = (stride, transposed.padding, dilation, groups)
-    # Rows and columns that no window reaches are the bias alone.
+    # Rows and columns that no window reaches are the bias alone. There are fewer than none where nothing is left at all.
     rows, columns = transposed.beyond
     beyond = bool(rows != 0) or bool(columns != 0)
     fused = None if beyond else bias
