@@ -14,7 +14,16 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import torch_convops
-from torch_convops import avg_pool2d, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from torch_convops import (
+    avg_pool2d,
+    conv2d,
+    conv_transpose2d,
+    convolve2d,
+    correlate2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+)
 
 ops = torch.ops.torch_convops
 random64 = partial(random, dtype=torch.float64)
@@ -56,6 +65,24 @@ CONVOLUTIONS = {
     "depthwise": ((1, 3, 4, 3), (3, 1, 3, 2), {"groups": 3, "padding": 1}),
     "multiplier": ((1, 2, 3, 3), (4, 1, 2, 2), {"groups": 2, "stride": 2, "padding": "same"}),
     "unbatched": ((2, 4, 3), (2, 2, 3, 2), {"padding": 1}),
+    **{
+        border: ((1, 2, 3, 4), (2, 2, 3, 3), {"padding": ((2, 1), (0, 2)), "stride": (1, 2), "padding_mode": border})
+        for border in ("reflect", "replicate", "circular", "symmetric")
+    },
+    "depthwise_circular": (
+        (2, 3, 4, 3),
+        (3, 1, 3, 2),
+        {"groups": 3, "padding": "same", "dilation": (1, 2), "padding_mode": "circular"},
+    ),
+    "full_symmetric": ((1, 2, 3, 3), (2, 1, 3, 2), {"groups": 2, "padding": "full", "padding_mode": "symmetric"}),
+}
+TRANSPOSED = {
+    "plain": ((1, 2, 3, 2), (2, 3, 2, 3), {}),
+    "strided": ((2, 2, 2, 3), (2, 2, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "grouped": ((1, 4, 3, 2), (4, 1, 2, 2), {"stride": (1, 2), "groups": 2, "padding": ((0, 1), (1, 0))}),
+    "beyond": ((1, 2, 2, 2), (2, 1, 2, 2), {"dilation": 3, "output_padding": 2}),
+    "same": ((1, 2, 2, 3), (2, 2, 3, 2), {"stride": (2, 3), "padding": "same"}),
+    "unbatched": ((2, 2, 3), (2, 2, 3, 3), {"stride": 2}),
 }
 
 
@@ -93,6 +120,16 @@ def test_conv2d_in_full(device: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose2d(device: str, name: str, layout: str) -> None:
+    input_size, weight_size, options = TRANSPOSED[name]
+    x, w = (random64(*size, device=device, layout=layout, grad=True) for size in (input_size, weight_size))
+    b = random64(weight_size[1] * options.get("groups", 1), device=device, grad=True)
+    check(partial(conv_transpose2d, **options), x, w, b)
+    check(partial(conv_transpose2d, **options), x, w)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
 def test_conv2d_internal_operators(device: str, layout: str) -> None:
     """torch.ops.* under autograd, the gradients' own operators included."""
     x, w = (random64(*size, device=device, layout=layout, grad=True) for size in ((1, 4, 4, 3), (4, 2, 2, 3)))
@@ -101,6 +138,12 @@ def test_conv2d_internal_operators(device: str, layout: str) -> None:
     check(lambda x, w: ops.conv2d(x, w, None, *window), x, w)
     check(lambda dy, w: ops.conv2d_grad_input(dy, w, [4, 3], *window), dy, w)
     check(lambda dy, x: ops.conv2d_grad_weight(dy, x, [2, 3], *window), dy, x)
+    options = {"padding_mode": "symmetric"}
+    check(lambda x, w: ops.conv2d(x, w, None, *window, **options), x, w)
+    check(lambda dy, w, x: ops.conv2d_grad_input(dy, w, [4, 3], *window, x.mean((0, 2, 3)), **options), dy, w, x)
+    check(lambda dy, x: ops.conv2d_grad_weight(dy, x, [2, 3], *window, **options), dy, x)
+    check(lambda x, w: ops.conv2d(x, w, None, [2, 1], "same", [1, 1], 2), x, w)
+    check(lambda dy, w: ops.conv_transpose2d(dy, w, None, *window[:2], [0, 0], 2, output_size=[4, 3]), dy, w)
     check(ops.conv2d_grad_bias, dy)
     check(ops.conv2d_grad_bias, random64(3, 2, 2, device=device, grad=True))
 
@@ -185,6 +228,43 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor],
     ),
     "conv2d_depthwise": (partial(conv2d, groups=3), partial(F.conv2d, groups=3), [(2, 3, 5, 4), (3, 1, 3, 2), (3,)]),
     "conv2d_unbatched": (conv2d, F.conv2d, [(3, 5, 4), (2, 3, 3, 2), (2,)]),
+    "conv2d_circular": (
+        partial(conv2d, stride=2, padding=(1, 2), padding_mode="circular"),
+        lambda x, w, b: F.conv2d(F.pad(x, (2, 2, 1, 1), mode="circular"), w, b, 2),
+        [(2, 3, 5, 4), (2, 3, 3, 2), (2,)],
+    ),
+    "conv2d_operator": (
+        lambda x, w, b=None: ops.conv2d(x, w, b, [2], [1], [1], 2),
+        partial(F.conv2d, stride=2, padding=1, groups=2),
+        [(2, 4, 5, 4), (4, 2, 3, 2), (4,)],
+    ),
+    "conv2d_operator_by_name": (
+        lambda x, w, b=None: ops.conv2d(x, w, b, [1], "same"),
+        partial(F.conv2d, padding="same"),
+        [(2, 3, 5, 4), (2, 3, 3, 3), (2,)],
+    ),
+    "conv_transpose2d": (
+        partial(conv_transpose2d, stride=2, padding=1, output_padding=1, groups=2),
+        partial(F.conv_transpose2d, stride=2, padding=1, output_padding=1, groups=2),
+        [(2, 4, 3, 4), (4, 2, 3, 2), (4,)],
+    ),
+    "conv_transpose2d_unbatched": (conv_transpose2d, F.conv_transpose2d, [(3, 3, 4), (3, 2, 3, 2), (2,)]),
+    "conv_transpose2d_operator": (
+        lambda x, w, b=None: ops.conv_transpose2d(x, w, b, [2], [1], [1]),
+        partial(F.conv_transpose2d, stride=2, padding=1, output_padding=1),
+        [(2, 3, 3, 4), (3, 2, 3, 2), (2,)],
+    ),
+    "max_pool2d_operator": (
+        lambda x: ops.max_pool2d(x, [3], [2], [1]),
+        partial(F.max_pool2d, kernel_size=3, stride=2, padding=1),
+        [(2, 3, 5, 4)],
+    ),
+    "avg_pool2d_operator": (
+        lambda x: ops.avg_pool2d(x, [3], [2], [1]),
+        partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1),
+        [(2, 3, 5, 4)],
+    ),
+    "global_avg_pool2d_operator": (ops.global_avg_pool2d, lambda x: F.adaptive_avg_pool2d(x, 1), [(2, 3, 5, 4)]),
     "max_pool2d": (
         partial(max_pool2d, kernel_size=3, stride=2, padding=1),
         partial(F.max_pool2d, kernel_size=3, stride=2, padding=1),
@@ -266,7 +346,7 @@ IN_DIMS = [
 
 
 @pytest.mark.parametrize("in_dims", IN_DIMS, ids=str)
-@pytest.mark.parametrize("name", [name for name in PAIRS if name.startswith("conv2d")])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name.startswith("conv")])
 def test_vmap_conv2d(device: str, name: str, in_dims: tuple[int | None, ...]) -> None:
     ours, torchs, shapes = PAIRS[name]
     inputs = tuple(mapped(shape, dim, 3, device) for shape, dim in zip(shapes, in_dims, strict=True))
@@ -285,7 +365,7 @@ def test_vmap_conv2d(device: str, name: str, in_dims: tuple[int | None, ...]) ->
         ]
 
     assert_tree_close(transforms(ours), transforms(torchs))
-    if in_dims[2] is None:
+    if in_dims[2] is None and name != "conv2d_circular":
         without_bias = [vmap(lambda x, w, f=f: f(x, w), in_dims[:2])(*inputs[:2]) for f in (ours, torchs)] if any(
             dim is not None for dim in in_dims[:2]
         ) else [torch.zeros(1, dtype=torch.float64)] * 2  # fmt: skip
@@ -381,6 +461,101 @@ def test_gradient_checkpointing(device: str) -> None:
     plain = torch.autograd.grad(block(x, w).sum(), (x, w))
     y = torch.utils.checkpoint.checkpoint(block, x, w, use_reentrant=False)
     for a, b in zip(torch.autograd.grad(y.sum(), (x, w)), plain, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("function", [conv2d, ops.conv2d], ids=["public", "operator"])
+def test_per_sample_gradients_are_one_call(device: str, function: Callable[..., torch.Tensor]) -> None:
+    """The operators run once for all samples, however they are called."""
+    x, w = random64(6, 1, 2, 8, 8, device=device), random64(3, 2, 3, 3, device=device)
+    with torch.profiler.profile() as profile:
+        vmap(grad(lambda w, x: function(x, w).pow(2).sum()), (None, 0))(w, x)
+    calls = [event.name for event in profile.events() if event.name.startswith("torch_convops::")]
+    assert calls.count("torch_convops::conv2d_grad_weight") <= 4  # the dispatcher enters a call once for each layer
+    assert len(calls) < 12
+
+
+def test_nested_levels_and_forward_mode(device: str) -> None:
+    """Forward over reverse over forward, with and without functorch."""
+    x, w, tangent = (random64(*size, device=device) for size in ((1, 2, 4, 4), (2, 2, 3, 3), (2, 2, 3, 3)))
+    results = []
+    for convolution in (conv2d, F.conv2d, ops.conv2d):
+
+        def cubed(w: torch.Tensor, convolution: Callable[..., torch.Tensor] = convolution) -> torch.Tensor:
+            return convolution(x, w).pow(4).sum()
+
+        def directional(w: torch.Tensor, cubed: Callable[..., torch.Tensor] = cubed) -> torch.Tensor:
+            return jvp(grad(cubed), (w,), (w,))[1].sum()
+
+        results.append([jvp(lambda w, f=directional: grad(f)(w), (w,), (w,)), hessian(cubed)(w)])
+    assert_tree_close(results[0], results[1])
+    assert_tree_close(results[2], results[1])
+
+    def network(convolution: Any, maximum: Any, average: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        def apply(w: torch.Tensor) -> torch.Tensor:
+            hidden = maximum(convolution(images, w, padding=1).pow(3), 2, 1)
+            return average(convolution(hidden, w).pow(2), 2, 1).pow(2)
+
+        return apply
+
+    # Each level's tangent depends on the levels around it: torch drops those in a Function's jvp.
+    images, nested = random64(1, 2, 6, 6, device=device), []
+    for functions in ((conv2d, max_pool2d, avg_pool2d), (F.conv2d, F.max_pool2d, F.avg_pool2d)):
+        f = network(*functions)
+        for _ in range(3):
+            f = partial(lambda f, w: jvp(f, (w,), (tangent,))[1], f)
+            nested.append(f(w))
+    tangent_count = len(nested) // 2
+    assert_tree_close(nested[:tangent_count], nested[tangent_count:])
+    for convolution in (conv2d, ops.conv2d):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(w, torch.ones_like(w))
+            tangent = torch.autograd.forward_ad.unpack_dual(convolution(x, dual)).tangent
+        assert_close(tangent, F.conv2d(exact(x), torch.ones_like(exact(w))))
+
+
+def test_complex_derivatives(device: str) -> None:
+    x, w = (
+        torch.randn(size, dtype=torch.complex128, device=device, requires_grad=True)
+        for size in ((1, 2, 3, 4), (2, 1, 2, 2))
+    )
+    for function in (
+        lambda x, w: conv2d(x, w, None, 1, 1, 1, 2, "circular"),
+        lambda x, w: conv_transpose2d(x, w, stride=2, groups=2),
+    ):
+        assert gradcheck(function, (x, w), fast_mode=True, check_forward_ad=True)
+        assert gradgradcheck(function, (x, w), fast_mode=True)
+
+
+def test_convolve2d_under_func(device: str) -> None:
+    x, k = random64(3, 5, 6, device=device), random64(2, 3, device=device)
+    for function in (convolve2d, correlate2d):
+
+        def loss(k: torch.Tensor, x: torch.Tensor, function: Callable[..., torch.Tensor] = function) -> torch.Tensor:
+            return function(x, k, "same", "symm").pow(2).sum()
+
+        gradient = vmap(grad(loss), (None, 0))(k, x)
+        for n in range(3):
+            leaf = k.clone().requires_grad_()
+            function(x[n], leaf, "same", "symm").pow(2).sum().backward()
+            assert_close(gradient[n], exact(leaf.grad))
+
+
+def test_anomaly_mode_names_the_call(device: str) -> None:
+    x, w = random64(1, 2, 5, 5, device=device, grad=True), random64(2, 2, 3, 3, device=device, grad=True)
+    with torch.autograd.set_detect_anomaly(True):
+        conv2d(x, w, padding=1, padding_mode="reflect").sum().backward()
+        with pytest.raises(RuntimeError, match="returned nan values"), pytest.warns(UserWarning, match="Contraction"):
+            conv2d(x, w * torch.inf).sum().backward()
+
+
+def test_saved_tensor_hooks(device: str) -> None:
+    """Offloading what is saved changes nothing."""
+    x, w = random64(1, 2, 5, 5, device=device, grad=True), random64(2, 2, 3, 3, device=device, grad=True)
+    plain = torch.autograd.grad(conv2d(x, w, padding=1, padding_mode="circular").pow(2).sum(), (x, w))
+    with torch.autograd.graph.save_on_cpu():
+        y = conv2d(x, w, padding=1, padding_mode="circular").pow(2).sum()
+    for a, b in zip(torch.autograd.grad(y, (x, w)), plain, strict=True):
         assert torch.equal(a, b)
 
 

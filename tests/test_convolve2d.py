@@ -43,7 +43,7 @@ def assert_equal(actual: Any, expected: Any, what: Any) -> None:
 
 
 @functions
-@pytest.mark.parametrize("mode, boundary", itertools.product(MODES, BOUNDARIES))
+@pytest.mark.parametrize("mode, boundary", [*itertools.product(MODES, BOUNDARIES)])
 def test_every_small_shape_matches_scipy(function: Callable[..., torch.Tensor], mode: str, boundary: str) -> None:
     """Even kernels, kernels larger than the image in one direction or both, and rows that are wrapped many times."""
     generator = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_random_shapes_match_scipy(
 
 
 @functions
-@pytest.mark.parametrize("mode, boundary", itertools.product(MODES, BOUNDARIES))
+@pytest.mark.parametrize("mode, boundary", [*itertools.product(MODES, BOUNDARIES)])
 def test_batches_are_broadcast(device: str, function: Callable[..., torch.Tensor], mode: str, boundary: str) -> None:
     for first, second in [
         ((3,), ()),

@@ -11,11 +11,21 @@ import torch.nn.functional as F
 from conftest import FLOATS, assert_close, exact, is_channels_last, random
 
 import torch_convops
-from torch_convops import avg_pool2d, conv2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from torch_convops import (
+    avg_pool2d,
+    conv2d,
+    conv_transpose2d,
+    convolve2d,
+    correlate2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+)
 
 ops = torch.ops.torch_convops
 FORMATS = ("contiguous", "channels_last")
 
+BORDERS = ("reflect", "replicate", "circular", "symmetric")
 CONV_WINDOWS = [([1], [0], [1], 1), ([2, 1], [1, 2], [1, 2], 1), ([2], [1, 0, 2, 1], [1], 2)]
 POOL_WINDOWS = [([2],), ([3, 2], [2, 1], [1, 1]), ([3], [2], [1, 0, 0, 1], [1], True), ([17, 16], [2], [8])]
 AVG_WINDOWS = [([2],), ([3, 2], [2, 1], [1, 1], True, False), ([3], [2], [1, 0, 0, 1], False, True, 5)]
@@ -34,6 +44,24 @@ def conv_samples(x: torch.Tensor) -> list[tuple[str, tuple[Any, ...], dict[str, 
         samples.append(("conv2d_grad_input", (dy, w, [12, 11], *window), {}))
         samples.append(("conv2d_grad_weight", (dy, x, [3, 2], *window), {}))
         samples.append(("conv2d_grad_bias", (dy,), {}))
+        for border in BORDERS:
+            options = {"padding_mode": border}
+            samples.append(("conv2d", (x, w, b, *window), options))
+            samples.append(("conv2d_grad_input", (dy, w, [12, 11], *window, x.new_zeros(4)), options))
+            samples.append(("conv2d_grad_weight", (dy, x, [3, 2], *window), options))
+        stride, _, dilation, groups = window
+        for mode in ("valid", "same", "same_lower", "full"):
+            samples.append(("conv2d.padding", (x, w, b, stride, mode, dilation, groups), {"padding_mode": "replicate"}))
+        v, c = (
+            random(4, 3, 3, 2, device=x.device.type, dtype=x.dtype),
+            random(3 * groups, device=x.device.type, dtype=x.dtype),
+        )
+        transposed = (x, v, c, stride, window[1], [0], groups, dilation)
+        samples.append(("conv_transpose2d", transposed, {}))
+        samples.append(("conv_transpose2d", (x, v, None, [2], [1], [1], groups), {}))
+        samples.append(("conv_transpose2d", (x, v, c, [1, 2], [1, 0], [2, 1], groups, [3, 1]), {}))
+        samples.append(("conv_transpose2d.padding", (x, v, c, stride, "same", [0], groups, dilation), {}))
+        samples.append(("conv_transpose2d.padding", (x, v, c, [2], "full", [0], groups), {"output_size": [22, 21]}))
         for memory_format in (torch.contiguous_format, torch.channels_last, torch.preserve_format):
             options = {"memory_format": memory_format}
             samples.append(("conv2d_grad_input", (dy, w, [12, 11], *window), options))
@@ -77,6 +105,11 @@ IMAGES = {
 OPERATORS = sorted({name for name, _, _ in samples(torch.zeros(IMAGE))})
 
 
+def overload(name: str) -> Callable[..., Any]:
+    packet, _, rest = name.partition(".")
+    return getattr(getattr(ops, packet), rest or "default")
+
+
 def test_every_registered_operator_has_samples() -> None:
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("torch_convops::")}
     assert {f"torch_convops::{name}" for name in OPERATORS} == registered
@@ -95,7 +128,7 @@ def test_opcheck(device: str, operator: str, image: str, requires_grad: bool) ->
             a.detach().requires_grad_(requires_grad and a.is_floating_point()) if isinstance(a, torch.Tensor) else a
             for a in arguments
         )
-        torch.library.opcheck(getattr(ops, operator).default, arguments, options)
+        torch.library.opcheck(overload(operator), arguments, options)
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -110,7 +143,7 @@ def test_meta_equals_real(device: str, image: str) -> None:
                 else a
                 for a in arguments
             )
-            real, meta = getattr(ops, name)(*arguments, **options), getattr(ops, name)(*meta_arguments, **options)
+            real, meta = overload(name)(*arguments, **options), overload(name)(*meta_arguments, **options)
             pairs = zip(real, meta, strict=True) if isinstance(real, tuple) else [(real, meta)]
             for r, m in pairs:
                 assert (r.shape, r.stride(), r.dtype) == (m.shape, m.stride(), m.dtype), (name, arguments[-4:], options)
@@ -153,6 +186,24 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "avg_pool2d": lambda x: avg_pool2d(x, (2, 3), padding=1, ceil_mode=True),
     "global_avg_pool2d": global_avg_pool2d,
     "global_max_pool2d": global_max_pool2d,
+    **{
+        border: lambda x, border=border: conv2d(x, x[:2, :, :3, :3].tanh(), padding=2, padding_mode=border)
+        for border in BORDERS
+    },
+    "conv_transpose2d": lambda x: conv_transpose2d(
+        x, x[:1, :, :3, :3].transpose(0, 1), stride=2, padding=1, output_padding=1
+    ),
+    "conv_transpose2d_output_size": lambda x: conv_transpose2d(
+        x, x[:1, :, :3, :3].transpose(0, 1), stride=3, padding="same", output_size=(35, 31)
+    ),
+    "conv_transpose2d_beyond": lambda x: conv_transpose2d(
+        x, x[:1, :, :3, :3].transpose(0, 1), dilation=3, output_padding=2
+    ),
+    "convolve2d": lambda x: convolve2d(x[0], x[1, :, :3, :4], "same", "symm"),
+    "correlate2d": lambda x: correlate2d(x[0, 0], x[1, :, :3, :4], "full", "fill", 2.0),
+    "complex": lambda x: conv2d(
+        torch.complex(x, x.cos()), torch.complex(x, x.sin())[..., :3, :3], padding="same"
+    ).abs(),
     "operators": lambda x: ops.avg_pool2d(ops.max_pool2d(ops.conv2d(x, x[:2, :, :3, :3]), [2]), [2]),
 }
 
@@ -164,8 +215,9 @@ def test_compile(device: str, name: str, layout: str) -> None:
     compiled = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager")
     x = random(2, 3, 12, 11, device=device, layout=layout, grad=True)
     assert_same(run(compiled, x), run(FUNCTIONS[name], x))
-    (dx,) = torch.autograd.grad(compiled(x).sum(), x)
-    assert is_channels_last(dx) == (layout == "channels_last")
+    if "pool" in name or name == "conv2d":
+        (dx,) = torch.autograd.grad(compiled(x).sum(), x)
+        assert is_channels_last(dx) == (layout == "channels_last")
     with torch.no_grad():
         assert_close(compiled(x), exact(FUNCTIONS[name](x)))
 
@@ -180,6 +232,42 @@ def test_compile_with_changing_shapes(device: str) -> None:
         x = random(*size, device=device, grad=True)
         assert_same(run(compiled, x, w, v, b), run(network, x, w, v, b))
     assert compiles.frame_count <= 2
+
+
+TRANSFORMS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "grad": lambda c, x, w: torch.func.grad(lambda w: c(x, w).pow(2).sum())(w),
+    "jvp": lambda c, x, w: torch.func.jvp(lambda w: c(x, w), (w,), (w,))[1],
+    "nested jvp": lambda c, x, w: torch.func.jvp(
+        lambda w: torch.func.jvp(lambda w: c(c(x, w).pow(2), w), (w,), (w,))[1], (w,), (w,)
+    )[1],
+    "forward over reverse": lambda c, x, w: torch.func.jvp(torch.func.grad(lambda w: c(x, w).pow(3).sum()), (w,), (w,))[
+        1
+    ],
+    "vmap": lambda c, x, w: torch.func.vmap(lambda x: c(x, w))(x),
+    "per-sample gradients": lambda c, x, w: torch.func.vmap(
+        torch.func.grad(lambda w, x: c(x, w).pow(2).sum()), (None, 0)
+    )(w, x),
+    "dual level": lambda c, x, w: _tangent(c, x, w),
+}
+
+
+def _tangent(convolution: Callable[..., torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(w, w)
+        return torch.autograd.forward_ad.unpack_dual(convolution(x, dual)).tangent
+
+
+@pytest.mark.parametrize("function", [conv2d, lambda x, w: ops.conv2d(x, w)], ids=["public", "operator"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compiled_transforms_drop_nothing(device: str, transform: str, function: Callable[..., torch.Tensor]) -> None:
+    x, w = random(2, 3, 8, 8, device=device), random(3, 3, 3, 3, device=device)
+    if transform in ("vmap", "per-sample gradients"):
+        x = x.unsqueeze(1)
+    expected = TRANSFORMS[transform](F.conv2d, x.double(), w.double())
+    compiled = torch.compile(lambda x, w: TRANSFORMS[transform](function, x, w), fullgraph=True, backend="aot_eager")
+    assert_close(TRANSFORMS[transform](function, x, w), exact(expected))
+    assert_close(compiled(x, w), exact(expected))
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
@@ -229,6 +317,41 @@ def test_export(device: str) -> None:
     assert "torch_convops.conv2d.default" in targets
 
 
+class Convolutions(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = torch_convops.nn.Conv2d(3, 4, 3, stride=2, padding="same", padding_mode="circular")
+        self.up = torch_convops.nn.ConvTranspose2d(4, 2, 3, stride=2, padding="same")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(x).relu())
+
+
+def test_aot_inductor_package_runs(device: str, tmp_path: Any) -> None:
+    model, x = Convolutions().to(device), random(2, 3, 12, 14, device=device)
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
+        package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "model.pt2"))
+        loaded = torch._inductor.aoti_load_package(package)
+        for n in (2, 5):
+            x = random(n, 3, 12, 14, device=device)
+            assert_close(loaded(x), exact(model(x)))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_jit_trace(device: str, requires_grad: bool) -> None:
+    """What is recorded is the operators, so that a saved trace loads without this package's Python."""
+    model, x = Convolutions().to(device).requires_grad_(requires_grad), random(2, 3, 12, 14, device=device)
+    traced = torch.jit.trace(model, (x,))
+    assert "torch_convops::conv2d" in str(traced.inlined_graph) and "Contraction" not in str(traced.inlined_graph)
+    x = random(3, 3, 12, 14, device=device)
+    assert torch.equal(traced(x), model(x))
+    if requires_grad:
+        gradients = [torch.autograd.grad(f(x).sum(), model.parameters()) for f in (traced, model)]
+        for a, b in zip(*gradients, strict=True):
+            assert_close(a, exact(b))
+
+
 def test_make_fx_traces_forward_and_backward(device: str) -> None:
     inputs = (random(2, 3, 20, 21, device=device, grad=True), *parameters(device))
     graph = torch.fx.experimental.proxy_tensor.make_fx(lambda *inputs: run(network, *inputs), tracing_mode="fake")(
@@ -258,6 +381,21 @@ def test_autocast(device: str, function: Callable[..., torch.Tensor], requires_g
         if requires_grad:
             gradients = torch.autograd.grad(y.float().sum(), (x, w, b))
             assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+def test_autocast_of_other_convolutions(device: str) -> None:
+    x, w = random(2, 3, 8, 8, device=device, grad=True), random(3, 3, 3, 3, device=device, grad=True)
+    with torch.autocast(device, torch.bfloat16):
+        results = [
+            conv2d(x, w, padding="same", padding_mode="reflect"),
+            ops.conv2d(x, w, None, [1], "same"),
+            conv_transpose2d(x, w),
+            ops.conv_transpose2d(x, w),
+            ops.conv_transpose2d(x, w, None, [2], "same"),
+        ]
+    assert all(y.dtype == torch.bfloat16 for y in results)
+    for y in results:
+        assert torch.autograd.grad(y.float().sum(), w, retain_graph=True)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("function", [conv2d, ops.conv2d], ids=["public", "operator"])

@@ -21,10 +21,24 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular", "symmetric")
 _INT64_MAX = 2**63 - 1
 
 
-def _int(name: str, value: Any) -> Int:
+def integer(name: str, value: Any, kind: str = "an int") -> Int:
+    """An int, or what has an __index__ as one; but no bool."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not (isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__")):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    return value if isinstance(value, (int, torch.SymInt)) else _index(name, value, kind)
+
+
+def _index(name: str, value: Any, kind: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:  # a tensor that is no single integer
+        raise TypeError(f"{name} must be {kind}, got {value!r}") from None
+
+
+def _int(name: str, value: Any) -> Int:
+    return integer(name, value, "an int or a pair of ints")
 
 
 def pair(name: str, value: Any) -> tuple[Int, Int]:
@@ -70,10 +84,7 @@ def sides(
     if type(padding) is int:
         return [padding] * 4
     if isinstance(padding, str):
-        if padding not in MODES:
-            raise ValueError(
-                f"padding must be an int, a pair, four sides or one of {', '.join(map(repr, MODES))}; got {padding!r}"
-            )
+        check_mode(padding)
         if len(input_size) < 2 or len(kernel_size) < 2:
             return [0, 0, 0, 0]  # the operator says what is wrong with the rank
         result: list[Int] = []
@@ -89,6 +100,13 @@ def sides(
         return [_int("padding", side) for side in padding]
     height, width = pair("padding", padding)
     return [height, height, width, width]
+
+
+def check_mode(padding: str) -> None:
+    if padding not in MODES:
+        raise ValueError(
+            f"padding must be an int, a pair, four sides or one of {', '.join(map(repr, MODES))}; got {padding!r}"
+        )
 
 
 def mode_pads(mode: str, extent: Int, last_start: Int, size: Int) -> list[Int]:
@@ -263,8 +281,12 @@ def conv_transpose2d_size(
     so "same" has an output of n s, or any output_size with ceil(output_size / s) = n.
     """
     mode = padding if isinstance(padding, str) else None
+    if mode is not None:
+        check_mode(mode)
     pads = [0] * 4 if mode else sides(padding, (), (), (), ())
-    sizes, beyonds, inner_pads = [], [], []
+    sizes: list[Int] = []
+    beyonds: list[Int] = []
+    inner_pads: list[Int] = []
     for axis, name in enumerate(("height", "width")):
         n, k, s, d, extra = (values[axis] for values in (input_size, kernel_size, stride, dilation, output_padding))
         wanted = None if output_size is None else output_size[axis]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from .. import _geometry as geometry
 from . import _dispatch as dispatch
 
 
@@ -45,9 +46,17 @@ def complex_as_real(
     real_bias = None
     if bias is not None:
         dispatch.check_same(op, "bias", bias, input)
+        if bias.dim() != 1:
+            raise ValueError(f"{op}: bias must be 1-D, got size {geometry.as_tuple(bias.shape)}")
         real_bias = torch.view_as_real(bias.resolve_conj()).flatten()
     if input.dim() not in (3, 4):
         raise ValueError(f"{op}: input must be 4-D (batched) or 3-D (unbatched), got {input.dim()}-D")
-    result = convolution(_real_channels(input), _real_weight(weight.conj() if transposed else weight), real_bias)
+    try:
+        result = convolution(_real_channels(input), _real_weight(weight.conj() if transposed else weight), real_bias)
+    except ValueError:
+        # Said of the sizes that were given, not of real ones twice as large.
+        sizes = (None if tensor is None else tensor.shape for tensor in (input, weight, bias))
+        convolution(*(size if size is None else torch.empty(size, device="meta") for size in sizes))  # type: ignore[arg-type]
+        raise
     parts = result.unflatten(-3, (result.shape[-3] // 2, 2)).movedim(-3, -1)
     return torch.view_as_complex(parts if dispatch.is_channels_last(result) else parts.contiguous())

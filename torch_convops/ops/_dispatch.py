@@ -74,9 +74,10 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
                 raise kind(message) from None
             if type(error) is RuntimeError and message.startswith("torch_convops::"):
                 raise TypeError(message) from None
+            raise_for_wrong_tensor(function.__name__, function, args, kwargs, TypeError)
             raise
         except AttributeError:
-            raise_for_missing_tensor(function.__name__, function, args, kwargs, TypeError)
+            raise_for_wrong_tensor(function.__name__, function, args, kwargs, TypeError)
             raise
 
     return wrapper
@@ -90,16 +91,20 @@ def pool2d_choice(op: str, pass_: int, input: torch.Tensor, window: Sequence[Any
     return _library.pool2d_choice(op, input.is_cuda, pass_, dtype, sizes, is_channels_last(input))
 
 
-def raise_for_missing_tensor(
+def raise_for_wrong_tensor(
     op: str, function: Callable[..., Any], args: Any, kwargs: Any, error: type[Exception]
 ) -> None:
-    """Names the argument that should have been a tensor, once asking it for an attribute has failed."""
-    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
-        optional = name == "bias" and value is None
-        if name in ("input", "weight", "bias", "grad_output", "offsets", "in1", "in2") and not (
-            optional or isinstance(value, torch.Tensor)
-        ):
+    """Names the argument that should have been a tensor, or a dense one, once using it as one has failed."""
+    for name, value in inspect.signature(function).bind_partial(*args, **kwargs).arguments.items():
+        if name not in ("input", "weight", "bias", "grad_output", "offsets", "in1", "in2"):
+            continue
+        if name == "bias" and value is None:
+            continue
+        if not isinstance(value, torch.Tensor):
             raise error(f"{op}: {name} must be a Tensor, got {value!r}") from None
+        if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+            kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+            raise error(f"{op}: {name} must be a dense Tensor, got a {kind} one") from None
 
 
 def raises_operator_errors(op: str, function: Callable[P, R]) -> Callable[P, R]:
@@ -112,7 +117,7 @@ def raises_operator_errors(op: str, function: Callable[P, R]) -> Callable[P, R]:
         except (ValueError, TypeError) as error:
             raise RuntimeError(str(error)) from None
         except AttributeError:
-            raise_for_missing_tensor(op, function, args, kwargs, RuntimeError)
+            raise_for_wrong_tensor(op, function, args, kwargs, RuntimeError)
             raise
 
     return wrapper
@@ -259,20 +264,23 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The function of that name of csrc/common/stable.h."""
+    known = (*FLOATS, *INTEGERS, torch.bool, torch.complex64, torch.complex128)
+    return str(dtype).removeprefix("torch.") if dtype in known else "an unsupported dtype"
+
+
 def check_dtype(op: str, name: str, tensor: torch.Tensor, integers: bool = False) -> None:
     if tensor.dtype not in FLOATS + (INTEGERS if integers else ()):
         accepted = "float32, float64, bfloat16" + (
             ", float16 or an integer of 8 to 64 bits" if integers else " or float16"
         )
-        known = str(tensor.dtype).removeprefix("torch.")
-        if known not in ("uint8", "int8", "int16", "int32", "int64", "bool", "complex64", "complex128"):
-            known = "an unsupported dtype"
-        raise TypeError(f"{op}: {name} must be {accepted}, got {known}")
+        raise TypeError(f"{op}: {name} must be {accepted}, got {dtype_name(tensor.dtype)}")
 
 
 def check_same(op: str, name: str, tensor: torch.Tensor, other: torch.Tensor, other_name: str = "input") -> None:
     if tensor.dtype != other.dtype:
-        expected, actual = (str(t.dtype).removeprefix("torch.") for t in (other, tensor))
+        expected, actual = dtype_name(other.dtype), dtype_name(tensor.dtype)
         raise TypeError(f"{op}: {name} must have the dtype of {other_name} ({expected}), got {actual}")
     if tensor.device != other.device:
         raise ValueError(f"{op}: {name} must be on the device of {other_name}")
@@ -310,12 +318,23 @@ class Function(torch.autograd.Function):
 
     torch.func's transforms need ``setup_context``; outside them torch binds the arguments to forward's signature for
     it, which costs more than the call itself, so there a twin whose forward takes the context does the same work.
+
+    torch switches forward mode off while it runs a Function's jvp, for the levels around it too: nested ``jvp`` would
+    silently lose what the tangents themselves depend on. Here it is switched on again, and :meth:`primals` takes the
+    tangents of the level that is being computed off the saved tensors.
     """
 
     _twin: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        rule: Any = cls.jvp
+
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            with forward_ad._set_fwd_grad_enabled(True):
+                return rule(ctx, *tangents)
+
+        cls.jvp = staticmethod(jvp)  # type: ignore[method-assign]
 
         def forward(ctx: Any, *args: Any) -> Any:
             output = cls.forward(*args)
@@ -327,6 +346,12 @@ class Function(torch.autograd.Function):
         cls._twin = metaclass(
             cls.__name__, (torch.autograd.Function,), {name: staticmethod(member) for name, member in members.items()}
         )
+
+    @staticmethod
+    def primals(ctx: Any) -> list[Any]:
+        """The tensors saved for a jvp, without tangents."""
+        unpack = torch._C._VariableFunctions._unpack_dual
+        return [None if tensor is None else unpack(tensor, level=0)[0] for tensor in ctx.saved_tensors]
 
     @classmethod
     def call(cls, *args: Any) -> Any:
@@ -360,7 +385,7 @@ class LinearMap(Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:  # type: ignore[override]
-        (fixed,) = ctx.saved_tensors
+        (fixed,) = LinearMap.primals(ctx)
         return LinearMap.call(tangent, fixed, ctx.transposed, ctx.map)
 
     @staticmethod

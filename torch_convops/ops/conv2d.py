@@ -26,7 +26,7 @@ class Parameters(NamedTuple):
 
     window: tuple[Any, ...]  # stride, padding (top, bottom, left, right), dilation, groups
     options: dict[str, Any]  # padding_mode, allow_tf32, algorithm, where they are not the defaults
-    input_size: Sequence[Int]  # ends in (height, width), as does kernel_size
+    input_size: Sequence[Int]  # (height, width), as is kernel_size
     kernel_size: Sequence[Int]
     memory_format: torch.memory_format
     weight_memory_format: torch.memory_format
@@ -50,10 +50,10 @@ def call_pass(
         return ops.conv2d.default(first, second, bias, *given(p.window), **p.options)
     if computed == INPUT:
         return ops.conv2d_grad_input.default(
-            first, second, p.input_size[-2:], *given(p.window), bias=bias, memory_format=p.memory_format, **p.options
+            first, second, p.input_size, *given(p.window), bias=bias, memory_format=p.memory_format, **p.options
         )
     return ops.conv2d_grad_weight.default(
-        first, second, p.kernel_size[-2:], *given(p.window), memory_format=p.weight_memory_format, **p.options
+        first, second, p.kernel_size, *given(p.window), memory_format=p.weight_memory_format, **p.options
     )
 
 
@@ -99,7 +99,7 @@ class Contraction(dispatch.Function):
 
     @staticmethod
     def jvp(ctx: Any, first_tangent: Any, second_tangent: Any, bias_tangent: Any, *_: None) -> torch.Tensor:  # type: ignore[override]
-        first, second = ctx.saved_tensors
+        first, second = Contraction.primals(ctx)
         terms = []
         for tangent, operands in ((first_tangent, (first_tangent, second)), (second_tangent, (first, second_tangent))):
             if tangent is not None:
@@ -259,6 +259,7 @@ def conv2d(
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
     """
     steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
+    groups = geometry.integer("groups", groups)  # type: ignore[assignment]
     if input.is_complex():
         real = functools.partial(
             conv2d, stride=steps, padding=padding, dilation=spacing, groups=groups, padding_mode=padding_mode
@@ -302,7 +303,7 @@ def _differentiable(
     window: tuple[Any, ...],
     options: dict[str, Any],
 ) -> torch.Tensor:
-    p = Parameters(window, options, input.shape, weight.shape, format_of(input), format_of(weight))
+    p = Parameters(window, options, input.shape[-2:], weight.shape[-2:], format_of(input), format_of(weight))
     return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
@@ -388,19 +389,19 @@ def _parameters(
 
 def _conv2d_differentiable(a: Arguments) -> torch.Tensor:
     formats = format_of(a.input), format_of(a.weight)
-    p = _parameters(a, a.input.shape, a.weight.shape, *formats)
+    p = _parameters(a, a.input.shape[-2:], a.weight.shape[-2:], *formats)
     return Contraction.call(a.input, a.weight, a.bias, OUTPUT, p)
 
 
 def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
     formats = a.memory_format or format_of(a.grad_output), format_of(a.weight)
-    p = _parameters(a, a.input_size, a.weight.shape, *formats)
+    p = _parameters(a, a.input_size, a.weight.shape[-2:], *formats)
     return Contraction.call(a.grad_output, a.weight, a.bias, INPUT, p)
 
 
 def _grad_weight_differentiable(a: Arguments) -> torch.Tensor:
     formats = format_of(a.input), a.memory_format or torch.contiguous_format
-    p = _parameters(a, a.input.shape, a.kernel_size, *formats)
+    p = _parameters(a, a.input.shape[-2:], a.kernel_size, *formats)
     return Contraction.call(a.grad_output, a.input, None, WEIGHT, p)
 
 
@@ -453,6 +454,10 @@ def _grad_input_fake(a: Arguments) -> torch.Tensor:
     size = (grad_size[0], C, H, W)
     geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, size, a.weight.shape, *_window(a)))
     _check_bias(op, a.bias, a.grad_output, "grad_output", C, "input channel")
+    geometry.check_numel(op, "grad_input", size)
+    if a.padding_mode != "zeros":  # the gradient of the padded image comes first
+        top, bottom, left, right = geometry.expand_sides(op, a.padding)
+        geometry.check_numel(op, "grad_input", (*size[:2], top + H + bottom, left + W + right))
     return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))
 
 
@@ -468,6 +473,7 @@ def _grad_weight_fake(a: Arguments) -> torch.Tensor:
         raise ValueError(f"{op}: groups must be positive, got {a.groups}")
     size = (grad_size[1], input_size[1] // a.groups, R, S)
     geometry.check_size(op, "grad_output", grad_size, geometry.conv2d_size(op, input_size, size, *_window(a)))
+    geometry.check_numel(op, "grad_weight", size)
     memory_format = dispatch.memory_format(a.memory_format is torch.channels_last)
     return torch.empty(size, dtype=a.input.dtype, device=a.input.device, memory_format=memory_format)
 

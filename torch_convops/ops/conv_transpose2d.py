@@ -68,6 +68,9 @@ def conv_transpose2d(
     steps, spacing = geometry.pair("stride", stride), geometry.pair("dilation", dilation)
     extra = geometry.pair("output_padding", output_padding)
     wanted = None if output_size is None else geometry.pair("output_size", output_size)
+    groups = geometry.integer("groups", groups)  # type: ignore[assignment]
+    if not isinstance(padding, str):
+        padding = geometry.sides(padding, (), (), (), ())
     if input.is_complex():
         window: dict[str, Any] = {"stride": steps, "padding": padding, "output_padding": extra, "groups": groups}
         window |= {"dilation": spacing, "output_size": wanted, "algorithm": algorithm}
@@ -76,10 +79,7 @@ def conv_transpose2d(
     options = call_options(input, algorithm)
     if dispatch.is_traced():
         operator = ops.conv_transpose2d.padding if isinstance(padding, str) else ops.conv_transpose2d.default
-        given_padding = padding if isinstance(padding, str) else geometry.sides(padding, (), (), (), ())
-        return operator(
-            input, weight, bias, steps, given_padding, extra, groups, spacing, output_size=wanted, **options
-        )
+        return operator(input, weight, bias, steps, padding, extra, groups, spacing, output_size=wanted, **options)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = dispatch.autocast(input, weight, bias)  # type: ignore[assignment]
     return _transpose(input, weight, bias, steps, padding, extra, groups, spacing, wanted, options)
@@ -104,8 +104,10 @@ def _transpose(
         dispatch.check_same(op, "bias", bias, input)
     plan = _cached_plan if dispatch.is_eager(input) else _plan
     bias_size = None if bias is None else bias.shape
+    # Hashable, and of plain ints: a cache takes True and 1.0 for 1.
+    frozen = padding if isinstance(padding, str) else tuple(padding)
     transposed = plan(
-        input.shape, weight.shape, bias_size, stride, _frozen(padding), output_padding, groups, dilation, output_size
+        input.shape, weight.shape, bias_size, stride, frozen, output_padding, groups, dilation, output_size
     )
     window = (stride, transposed.padding, dilation, groups)
     # Rows and columns that no window reaches are the bias alone. There are fewer than none where nothing is left at all.
@@ -122,7 +124,7 @@ def _transpose(
                 )
         else:
             formats = format_of(input), format_of(weight)
-            p = Parameters(window, options, transposed.input_size, weight.shape, *formats)
+            p = Parameters(window, options, transposed.input_size, weight.shape[-2:], *formats)
             output = Contraction.call(input, weight, fused, INPUT, p)
     except RuntimeError as error:
         raise dispatch.renamed(error, "conv2d_grad_input", op) from None
@@ -169,10 +171,6 @@ def _plan(
     )
     geometry.check_numel(op, "output", (N, K, *transposed.output_size))
     return transposed
-
-
-def _frozen(padding: Any) -> Any:
-    return tuple(map(_frozen, padding)) if isinstance(padding, list | tuple) else padding
 
 
 _cached_plan = functools.lru_cache(maxsize=1024)(_plan)
@@ -225,11 +223,7 @@ def _composite(a: Arguments) -> torch.Tensor:
     op = "conv_transpose2d"
     steps, spacing = geometry.expand(op, "stride", a.stride), geometry.expand(op, "dilation", a.dilation)
     extra = geometry.expand(op, "output_padding", a.output_padding)
-    if isinstance(a.padding, str):
-        padding: Any = a.padding
-    else:
-        top, bottom, left, right = geometry.expand_sides(op, a.padding)
-        padding = ((top, bottom), (left, right))
+    padding: Any = a.padding if isinstance(a.padding, str) else geometry.expand_sides(op, a.padding)
     wanted = None if a.output_size is None else geometry.expand(op, "output_size", a.output_size)
     options = {"allow_tf32": a.allow_tf32, "algorithm": a.algorithm}
     return _transpose(a.input, a.weight, a.bias, steps, padding, extra, a.groups, spacing, wanted, options)

@@ -66,6 +66,8 @@ def correlate2d(
 def _apply(op: str, in1: torch.Tensor, in2: torch.Tensor, mode: str, boundary: str, fillvalue: complex) -> torch.Tensor:
     index_of(f"{op}: mode", mode, MODES)
     index_of(f"{op}: boundary", boundary, BOUNDARIES)
+    if not isinstance(fillvalue, int | float | complex):
+        raise TypeError(f"{op}: fillvalue must be a number, got {fillvalue!r}")
     for name, operand in (("in1", in1), ("in2", in2)):
         if operand.dtype not in _DTYPES:
             known = str(operand.dtype).removeprefix("torch.")
@@ -77,6 +79,14 @@ def _apply(op: str, in1: torch.Tensor, in2: torch.Tensor, mode: str, boundary: s
     if in1.device != in2.device:
         raise ValueError(f"{op}: in2 must be on the device of in1 ({in1.device}), got {in2.device}")
     dtype = torch.promote_types(in1.dtype, in2.dtype)
+    if isinstance(fillvalue, complex) and not dtype.is_complex:
+        raise TypeError(f"{op}: fillvalue must be real for real operands, got {fillvalue!r}")
+    for a, b in zip(reversed(in1.shape[:-2]), reversed(in2.shape[:-2]), strict=False):
+        if a != b and a != 1 and b != 1:
+            raise ValueError(
+                f"{op}: leading dimensions must be broadcastable, got in1 of size {tuple(in1.shape)} and in2 of size "
+                f"{tuple(in2.shape)}"
+            )
     image, kernel = in1.to(dtype), in2.to(dtype)
 
     swapped = False

@@ -58,7 +58,7 @@ class MaxPool(dispatch.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        (offsets,) = ctx.saved_tensors
+        (offsets,) = MaxPool.primals(ctx)
         return LinearMap.call(tangent, offsets, False, ctx.routing), None
 
     @staticmethod
