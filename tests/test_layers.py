@@ -11,8 +11,14 @@ import pytest
 import torch
 from conftest import LAYOUTS, assert_close, exact, random
 
+import torch_convops
 from torch_convops import nn
 
+TRANSPOSED: list[dict[str, Any]] = [
+    {"in_channels": 3, "out_channels": 4, "kernel_size": 3},
+    {"in_channels": 3, "out_channels": 4, "kernel_size": (2, 3), "stride": 2, "padding": (1, 0), "output_padding": 1},
+    {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "groups": 3, "dilation": 2, "bias": False},
+]
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"in_channels": 3, "out_channels": 4, "kernel_size": 3},
     {"in_channels": 3, "out_channels": 4, "kernel_size": (2, 3), "stride": 2, "padding": (1, 0), "bias": False},
@@ -45,6 +51,7 @@ AVG_POOLINGS: list[dict[str, Any]] = [
 ]
 LAYERS = [
     *(("Conv2d", options) for options in CONVOLUTIONS),
+    *(("ConvTranspose2d", options) for options in TRANSPOSED),
     *(("MaxPool2d", options) for options in MAX_POOLINGS),
     *(("AvgPool2d", options) for options in AVG_POOLINGS),
 ]
@@ -88,7 +95,9 @@ def test_is_a_torch_layer_in_all_but_its_kernels(name: str, options: dict[str, A
     ours, torchs = pair_of(name, options, "cpu")
     assert isinstance(ours, getattr(torch.nn, name))
     assert repr(ours) == repr(torchs)
-    assert inspect.signature(type(ours)) == inspect.signature(type(torchs))
+    signatures = [inspect.signature(type(layer)).parameters.values() for layer in (ours, torchs)]
+    names_and_defaults = [[(p.name, p.kind, p.default) for p in parameters] for parameters in signatures]
+    assert names_and_defaults[0] == names_and_defaults[1]
     assert list(ours.state_dict()) == list(torchs.state_dict())
     ours.load_state_dict(torchs.state_dict())
     torchs.load_state_dict(ours.state_dict())
@@ -118,10 +127,32 @@ def test_copies(name: str, options: dict[str, Any]) -> None:
             assert torch.equal(a, b)
 
 
-def test_same_with_a_stride_is_refused_as_by_torch() -> None:
-    for module in (nn, torch.nn):
-        with pytest.raises(ValueError, match="padding='same' is not supported for strided convolutions"):
-            module.Conv2d(3, 4, 3, stride=2, padding="same")
+@pytest.mark.parametrize("padding_mode", ["zeros", "symmetric", "circular"])
+@pytest.mark.parametrize("padding", ["same", "same_lower", "full", ((1, 0), (0, 2)), (1, 0, 0, 2)], ids=str)
+def test_convolution_takes_what_torchs_does_not(device: str, padding: Any, padding_mode: str) -> None:
+    layer = nn.Conv2d(3, 4, 3, stride=2, padding=padding, padding_mode=padding_mode).to(device)
+    x = random(2, 3, 9, 10, device=device)
+    expected = torch_convops.conv2d(x, layer.weight, layer.bias, 2, padding, 1, 1, padding_mode)
+    for copied in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x), expected)
+    sides = "((1, 0), (0, 2))" if isinstance(padding, tuple) else padding
+    assert f"padding={sides}" in repr(layer)
+
+
+def test_transposed_convolution_takes_modes(device: str) -> None:
+    x = random(2, 3, 5, 6, device=device)
+    for padding in ("valid", "same", "same_lower", "full", ((1, 0), (0, 2))):
+        layer = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=padding).to(device)
+        assert torch.equal(layer(x), torch_convops.conv_transpose2d(x, layer.weight, layer.bias, 2, padding))
+
+
+def test_unknown_modes_are_refused() -> None:
+    with pytest.raises(ValueError, match="padding must be one of 'valid', 'same', 'same_lower', 'full', got 'some'"):
+        nn.Conv2d(3, 4, 3, padding="some")
+    with pytest.raises(ValueError, match=r"padding_mode must be one of 'zeros', 'reflect', .*, got 'mirror'"):
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="mirror")
+    with pytest.raises(ValueError, match=r"Only .zeros. padding mode is supported for ConvTranspose2d"):
+        nn.ConvTranspose2d(3, 4, 3, padding_mode="circular")
 
 
 def test_global_layers(device: str) -> None:

@@ -4,8 +4,9 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <new>
 #include <utility>
+
+#include "checks.h"
 
 namespace convops {
 
@@ -35,7 +36,7 @@ class Scratch {
  public:
   explicit Scratch(int64_t count)
       : data_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (data_ == nullptr) fail("torch_convops", "out of memory: a workspace of ", count * sizeof(T), " bytes");
   }
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;

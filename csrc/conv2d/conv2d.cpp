@@ -9,19 +9,11 @@ constexpr const char* kGradInput = "conv2d_grad_input";
 constexpr const char* kGradWeight = "conv2d_grad_weight";
 constexpr const char* kGradBias = "conv2d_grad_bias";
 
-// The weight's format is free, so that a contiguous and a channels_last weight are both read in place.
-struct Weight {
-  Weight(const char* op, const Tensor& tensor)
-      : channels_last(is_channels_last(tensor)), tensor(dense(tensor, channels_last)) {
-    CONVOPS_CHECK(tensor.dim() == 4, op, "weight must be 4-D, got ", tensor.dim(), "-D");
-    const auto sizes = tensor.sizes();
-    size = {sizes[0], sizes[1], sizes[2], sizes[3]};
-  }
-
-  bool channels_last;
-  Tensor tensor;
-  std::array<int64_t, 4> size;
-};
+std::array<int64_t, 4> weight_size(const char* op, const Tensor& weight) {
+  CONVOPS_CHECK(weight.dim() == 4, op, "weight must be 4-D, got ", weight.dim(), "-D");
+  const auto sizes = weight.sizes();
+  return {sizes[0], sizes[1], sizes[2], sizes[3]};
+}
 
 void check_grad_output(const char* op, const std::array<int64_t, 4>& size, const Conv2dGeometry& geometry) {
   CONVOPS_CHECK(
@@ -56,23 +48,23 @@ const Tensor* check_bias(
 }  // namespace
 
 Tensor conv2d(
-    Tensor input, Tensor weight_, std::optional<Tensor> bias_, IntList stride, IntList padding, IntList dilation,
+    Tensor input, Tensor weight, std::optional<Tensor> bias_, IntList stride, IntList padding, IntList dilation,
     int64_t groups, std::string padding_mode, bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kForward, "input", input);
-  check_same(kForward, "weight", weight_, input);
+  check_same(kForward, "weight", weight, input);
   const auto size = image_size(kForward, "input", input);
   const bool channels_last = is_channels_last(input);
-  const Weight weight(kForward, weight_);
   const auto geometry = make_conv2d_geometry(
-      kForward, size, weight.size, as_pair(kForward, "stride", stride), as_sides(kForward, padding),
+      kForward, size, weight_size(kForward, weight), as_pair(kForward, "stride", stride), as_sides(kForward, padding),
       as_pair(kForward, "dilation", dilation), groups, as_border(kForward, padding_mode), channels_last,
-      weight.channels_last);
+      is_channels_last(weight));
   const Tensor* bias = check_bias(kForward, bias_, input, "input", geometry.K, "filter");
   Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
   input = dense(input, channels_last);
+  weight = dense(weight, geometry.weight_channels_last);
   const Conv2dArguments arguments{
       .input = input.data_ptr(),
-      .weight = weight.tensor.data_ptr(),
+      .weight = weight.data_ptr(),
       .output = output.data_ptr(),
       .bias = bias != nullptr ? bias->data_ptr() : nullptr};
   run(kForward, input, {Conv2dPass::forward, dtype, geometry, allow_tf32}, arguments, algorithm);
@@ -80,21 +72,21 @@ Tensor conv2d(
 }
 
 Tensor conv2d_grad_input(
-    Tensor grad_output, Tensor weight_, IntList input_size, IntList stride, IntList padding, IntList dilation,
+    Tensor grad_output, Tensor weight, IntList input_size, IntList stride, IntList padding, IntList dilation,
     int64_t groups, std::optional<Tensor> bias_, std::string padding_mode, std::optional<MemoryFormat> memory_format,
     bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kGradInput, "grad_output", grad_output);
-  check_same(kGradInput, "weight", weight_, grad_output, "grad_output");
+  check_same(kGradInput, "weight", weight, grad_output, "grad_output");
   const auto size = image_size(kGradInput, "grad_output", grad_output);
   const bool channels_last = wants_channels_last(grad_output, memory_format);
-  const Weight weight(kGradInput, weight_);
+  const auto filters = weight_size(kGradInput, weight);
   const auto [H, W] = as_pair(kGradInput, "input_size", input_size);
   CONVOPS_CHECK(groups > 0, kGradInput, "groups must be positive, got ", groups);
-  const int64_t C = checked_mul(kGradInput, "weight channels * groups", weight.size[1], groups);
+  const int64_t C = checked_mul(kGradInput, "weight channels * groups", filters[1], groups);
   const auto geometry = make_conv2d_geometry(
-      kGradInput, {size[0], C, H, W}, weight.size, as_pair(kGradInput, "stride", stride), as_sides(kGradInput, padding),
+      kGradInput, {size[0], C, H, W}, filters, as_pair(kGradInput, "stride", stride), as_sides(kGradInput, padding),
       as_pair(kGradInput, "dilation", dilation), groups, as_border(kGradInput, padding_mode), channels_last,
-      weight.channels_last);
+      is_channels_last(weight));
   check_grad_output(kGradInput, size, geometry);
   const Tensor* bias = check_bias(kGradInput, bias_, grad_output, "grad_output", C, "input channel");
   const bool unbatched = grad_output.dim() == 3;
@@ -104,9 +96,10 @@ Tensor conv2d_grad_input(
   };
   Tensor grad_input = empty(H, W);
   grad_output = dense(grad_output, channels_last);
+  weight = dense(weight, geometry.weight_channels_last);
   Conv2dArguments arguments{
       .input = grad_input.data_ptr(),
-      .weight = weight.tensor.data_ptr(),
+      .weight = weight.data_ptr(),
       .output = grad_output.data_ptr(),
       .bias = bias != nullptr ? bias->data_ptr() : nullptr};
   if (geometry.border() == Border::zeros) {
@@ -133,14 +126,14 @@ Tensor conv2d_grad_weight(
   const bool channels_last = is_channels_last(input);
   const auto [R, S] = as_pair(kGradWeight, "kernel_size", kernel_size);
   CONVOPS_CHECK(groups > 0, kGradWeight, "groups must be positive, got ", groups);
-  const std::array<int64_t, 4> weight_size{grad_size[1], size[1] / groups, R, S};
+  const std::array<int64_t, 4> filters{grad_size[1], size[1] / groups, R, S};
   const auto geometry = make_conv2d_geometry(
-      kGradWeight, size, weight_size, as_pair(kGradWeight, "stride", stride), as_sides(kGradWeight, padding),
+      kGradWeight, size, filters, as_pair(kGradWeight, "stride", stride), as_sides(kGradWeight, padding),
       as_pair(kGradWeight, "dilation", dilation), groups, as_border(kGradWeight, padding_mode), channels_last,
       memory_format == MemoryFormat::ChannelsLast);
   check_grad_output(kGradWeight, grad_size, geometry);
-  check_numel(kGradWeight, "grad_weight", weight_size);
-  Tensor grad_weight = allocate(input, weight_size, false, geometry.weight_channels_last);
+  check_numel(kGradWeight, "grad_weight", filters);
+  Tensor grad_weight = allocate(input, filters, false, geometry.weight_channels_last);
   input = dense(input, channels_last);
   grad_output = dense(grad_output, channels_last && grad_output.dim() == 4);
   const Conv2dArguments arguments{

@@ -149,9 +149,25 @@ def _by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[...,
     return raises_operator_errors(name, call)
 
 
+def _check_algorithm(operator: str, a: Arguments) -> None:
+    """Refuses an algorithm that no device has; which ones can do a problem is known where it runs."""
+    if getattr(a, "algorithm", "auto") == "auto":
+        return
+    family = operator.partition("2d")[0] + "2d"
+    known = dict.fromkeys(name for device in ("cpu", "cuda") for name in _library.algorithms(family, device))
+    if a.algorithm not in known:
+        names = "".join(f", {name!r}" for name in known)
+        raise ValueError(f"{operator}: algorithm must be one of 'auto'{names}; got {a.algorithm!r}")
+
+
 def register_fake(operator: str) -> Callable[[Callable[[Arguments], R]], Callable[[Arguments], R]]:
     def register(fake: Callable[[Arguments], R]) -> Callable[[Arguments], R]:
-        torch.library.register_fake(f"torch_convops::{operator}", _by_name(operator, fake))
+        def checked(a: Arguments) -> R:
+            result = fake(a)
+            _check_algorithm(operator, a)
+            return result
+
+        torch.library.register_fake(f"torch_convops::{operator}", _by_name(operator, checked))
         return fake
 
     return register
@@ -313,6 +329,15 @@ def sample_rank(tensor: torch.Tensor, dim: int | None) -> int:
     return tensor.dim() - (dim is not None)
 
 
+def _in_forward_mode(rule: Any) -> Any:
+    @functools.wraps(rule)
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            return rule(ctx, *tangents)
+
+    return jvp
+
+
 class Function(torch.autograd.Function):
     """An autograd.Function that is called with :meth:`call`.
 
@@ -328,13 +353,7 @@ class Function(torch.autograd.Function):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        rule: Any = cls.jvp
-
-        def jvp(ctx: Any, *tangents: Any) -> Any:
-            with forward_ad._set_fwd_grad_enabled(True):
-                return rule(ctx, *tangents)
-
-        cls.jvp = staticmethod(jvp)  # type: ignore[method-assign]
+        cls.jvp = staticmethod(_in_forward_mode(cls.jvp))  # type: ignore[method-assign]
 
         def forward(ctx: Any, *args: Any) -> Any:
             output = cls.forward(*args)

@@ -110,7 +110,7 @@ def _transpose(
         input.shape, weight.shape, bias_size, stride, frozen, output_padding, groups, dilation, output_size
     )
     window = (stride, transposed.padding, dilation, groups)
-    # Rows and columns that no window reaches are the bias alone. There are fewer than none where nothing is left at all.
+    # Rows and columns that no window reaches are the bias alone; a negative number of them cuts the whole output off.
     rows, columns = transposed.beyond
     beyond = bool(rows != 0) or bool(columns != 0)
     fused = None if beyond else bias
