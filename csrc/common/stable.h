@@ -126,8 +126,28 @@ inline bool wants_channels_last(const Tensor& tensor, const std::optional<Memory
   return tensor.dim() == 4 && *wanted == MemoryFormat::ChannelsLast;
 }
 
-// The tensor itself where it is dense in that format, else a dense copy.
+// Strides of a dense tensor of that many sizes, all but channels_last in order.
+inline std::array<int64_t, 4> dense_strides(const int64_t* sizes, size_t rank, bool channels_last) {
+  std::array<int64_t, 4> strides{};
+  int64_t step = 1;
+  for (size_t i = 0; i < rank; ++i) {
+    const size_t dim = channels_last ? std::array{1, 3, 2, 0}[i] : rank - 1 - i;
+    strides[dim] = step;
+    step *= sizes[dim];
+  }
+  return strides;
+}
+
+// The tensor itself where it is dense in that format, else a dense copy. Asking torch costs a small call more than
+// looking.
 inline Tensor dense(const Tensor& tensor, bool channels_last) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  if (sizes.size() <= 4) {
+    const auto wanted = dense_strides(sizes.data(), sizes.size(), channels_last);
+    bool is_dense = true;
+    for (size_t dim = 0; dim < sizes.size(); ++dim) is_dense &= sizes[dim] == 1 || strides[dim] == wanted[dim];
+    if (is_dense) return tensor;
+  }
   return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
@@ -136,9 +156,14 @@ inline Tensor allocate(
     const Tensor& like, const std::array<int64_t, 4>& size, bool unbatched, bool channels_last,
     std::optional<ScalarType> dtype = std::nullopt) {
   const int64_t* first = size.data() + (unbatched ? 1 : 0);
-  Tensor tensor = torch::stable::empty(
-      {first, size.data() + 4}, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const size_t rank = unbatched ? 3 : 4;
+  const auto strides = dense_strides(first, rank, channels_last);
+  const auto device = like.device();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(rank), first, strides.data(), static_cast<int32_t>(dtype.value_or(like.scalar_type())),
+      static_cast<int32_t>(device.type()), device.index(), &handle));
+  Tensor tensor(handle);
   if (tensor.is_cpu())
     advise_huge_pages(tensor.data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
   return tensor;

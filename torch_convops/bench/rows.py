@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -149,6 +150,94 @@ class Conv2dRow(Row):
 
 
 @dataclass(frozen=True)
+class BorderedConv2dRow(Conv2dRow):
+    """A border other than zeros, for which torch makes a padded copy."""
+
+    padding_mode: str = "circular"
+
+    @property
+    def family(self) -> str:
+        return "bordered conv"
+
+    def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
+        image, weight = leaves
+        window = (self.stride, self.padding, 1, self.groups, self.padding_mode)
+        return ops.conv2d(image, weight, None, *window, algorithm=algorithm)
+
+    def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(leaves[0], (self.padding,) * 4, mode=self.padding_mode)
+        return F.conv2d(padded, leaves[1], None, self.stride, 0, 1, self.groups)
+
+
+@dataclass(frozen=True)
+class ConvTranspose2dRow(Conv2dRow):
+    """(N, C, size, size) to (N, filters, output, output)."""
+
+    @property
+    def family(self) -> str:
+        return "transposed conv"
+
+    @property
+    def output(self) -> int:
+        return (self.size - 1) * self.stride - 2 * self.padding + self.kernel
+
+    @property
+    def pixels_read(self) -> int:
+        return self.input_numel
+
+    @property
+    def leaf_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (super().leaf_shapes[0], (self.C, self.filters // self.groups, self.kernel, self.kernel))
+
+    def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
+        image, weight = leaves
+        return ops.conv_transpose2d(image, weight, None, self.stride, self.padding, 0, self.groups, algorithm=algorithm)
+
+    def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
+        image, weight = leaves
+        return F.conv_transpose2d(image, weight, None, self.stride, self.padding, 0, self.groups)
+
+    def flops(self, pass_: str) -> int:
+        once = 2 * self.input_numel * self.filters // self.groups * self.kernel**2
+        return 3 * once if pass_ == "training" else once
+
+
+@dataclass(frozen=True)
+class PerSampleRow(Conv2dRow):
+    """The gradient of the weight for each image by itself, as differential privacy needs it: vmap over grad."""
+
+    passes: ClassVar[tuple[str, ...]] = ("forward",)
+
+    @property
+    def family(self) -> str:
+        return "per-sample gradients"
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        filters, *filter_shape = self.leaf_shapes[1]
+        return (self.N * filters, *filter_shape)
+
+    @property
+    def output_numel(self) -> int:
+        return self.N * self.filters * self.output**2
+
+    def _gradients(self, function: Callable[..., torch.Tensor], leaves: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        def loss(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return function(image.unsqueeze(0), weight).square().sum()
+
+        return torch.func.vmap(torch.func.grad(loss), (None, 0))(leaves[1], leaves[0]).flatten(0, 1)
+
+    def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
+        return self._gradients(super().ours, leaves)
+
+    def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
+        return self._gradients(super().reference, leaves)
+
+    def flops(self, pass_: str) -> int:
+        return 2 * super().flops(pass_)
+
+
+@dataclass(frozen=True)
 class PoolRow(Row):
     passes: ClassVar[tuple[str, ...]] = ("forward", "grad_input", "training")
 
@@ -211,6 +300,16 @@ def _depthwise(name: str, N: int, C: int, size: int, kernel: int) -> Conv2dRow:
     return _dense(name, N, C, C, size, kernel, groups=C)
 
 
+def _other_convolutions(N: int) -> list[Row]:
+    return [
+        BorderedConv2dRow("circular 3x3 c64 @56", N, 64, 56, 3, 1, 1, filters=64),
+        BorderedConv2dRow("reflect 7x7 3->64 @112", N, 3, 112, 7, 1, 3, filters=64, padding_mode="reflect"),
+        BorderedConv2dRow("circular dw7x7 c96 @56", N, 96, 56, 7, 1, 3, filters=96, groups=96),
+        ConvTranspose2dRow("transposed 4x4s2 64->32 @28", N, 64, 28, 4, 2, 1, filters=32),
+        PerSampleRow("per-sample 3x3 c64 @28", N, 64, 28, 3, 1, 1, filters=64),
+    ]
+
+
 def _cpu_rows() -> list[Row]:
     conv, pool = 8, 16  # images in a batch
     return [
@@ -226,6 +325,7 @@ def _cpu_rows() -> list[Row]:
         MaxPool2dRow("max 3s2p1 c64 @112", pool, 64, 112, 3, 2, 1),
         MaxPool2dRow("max 13s1p6 c64 @56", 4, 64, 56, 13, 1, 6),
         AvgPool2dRow("avg 2s2 c64 @112", pool, 64, 112, 2, 2),
+        *_other_convolutions(conv),
     ]
 
 
@@ -249,6 +349,7 @@ def _cuda_rows() -> list[Row]:
         AvgPool2dRow("avg 2s2 c64 @112", N, 64, 112, 2, 2),
         AvgPool2dRow("avg 3s1p1 c192 @35", N, 192, 35, 3, 1, 1),
         GlobalAvgPool2dRow("global avg 7x7 c2048", N, 2048, 7, 7),
+        *_other_convolutions(N),
     ]
 
 

@@ -26,7 +26,7 @@ class Parameters(NamedTuple):
 
     window: tuple[Any, ...]  # stride, padding (top, bottom, left, right), dilation, groups
     options: dict[str, Any]  # padding_mode, allow_tf32, algorithm, where they are not the defaults
-    input_size: Sequence[Int]  # (height, width), as is kernel_size
+    input_size: Sequence[Int]  # ends in (height, width), as does kernel_size
     kernel_size: Sequence[Int]
     memory_format: torch.memory_format
     weight_memory_format: torch.memory_format
@@ -50,10 +50,10 @@ def call_pass(
         return ops.conv2d.default(first, second, bias, *given(p.window), **p.options)
     if computed == INPUT:
         return ops.conv2d_grad_input.default(
-            first, second, p.input_size, *given(p.window), bias=bias, memory_format=p.memory_format, **p.options
+            first, second, p.input_size[-2:], *given(p.window), bias=bias, memory_format=p.memory_format, **p.options
         )
     return ops.conv2d_grad_weight.default(
-        first, second, p.kernel_size, *given(p.window), memory_format=p.weight_memory_format, **p.options
+        first, second, p.kernel_size[-2:], *given(p.window), memory_format=p.weight_memory_format, **p.options
     )
 
 
@@ -266,11 +266,12 @@ def conv2d(
         )
         return complex_as_real(functools.partial(real, algorithm=algorithm), "conv2d", input, weight, bias)
     options = call_options(input, algorithm, padding_mode)
-    if dispatch.is_traced() and isinstance(padding, str):
+    traced = dispatch.is_traced()
+    if traced and isinstance(padding, str):
         return ops.conv2d.padding(input, weight, bias, steps, padding, spacing, groups, **options)
     pads = geometry.sides(padding, input.shape, weight.shape, steps, spacing)
     window = (steps, pads, spacing, groups)
-    if dispatch.is_traced():
+    if traced:
         return ops.conv2d(input, weight, bias, *window, **options)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = dispatch.autocast(input, weight, bias)  # type: ignore[assignment]
@@ -303,7 +304,7 @@ def _differentiable(
     window: tuple[Any, ...],
     options: dict[str, Any],
 ) -> torch.Tensor:
-    p = Parameters(window, options, input.shape[-2:], weight.shape[-2:], format_of(input), format_of(weight))
+    p = Parameters(window, options, input.shape, weight.shape, format_of(input), format_of(weight))
     return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
@@ -389,19 +390,21 @@ def _parameters(
 
 def _conv2d_differentiable(a: Arguments) -> torch.Tensor:
     formats = format_of(a.input), format_of(a.weight)
-    p = _parameters(a, a.input.shape[-2:], a.weight.shape[-2:], *formats)
+    p = _parameters(a, a.input.shape, a.weight.shape, *formats)
     return Contraction.call(a.input, a.weight, a.bias, OUTPUT, p)
 
 
 def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
     formats = a.memory_format or format_of(a.grad_output), format_of(a.weight)
-    p = _parameters(a, a.input_size, a.weight.shape[-2:], *formats)
+    input_size = geometry.expand("conv2d_grad_input", "input_size", a.input_size)
+    p = _parameters(a, input_size, a.weight.shape, *formats)
     return Contraction.call(a.grad_output, a.weight, a.bias, INPUT, p)
 
 
 def _grad_weight_differentiable(a: Arguments) -> torch.Tensor:
     formats = format_of(a.input), a.memory_format or torch.contiguous_format
-    p = _parameters(a, a.input.shape[-2:], a.kernel_size, *formats)
+    kernel_size = geometry.expand("conv2d_grad_weight", "kernel_size", a.kernel_size)
+    p = _parameters(a, a.input.shape, kernel_size, *formats)
     return Contraction.call(a.grad_output, a.input, None, WEIGHT, p)
 
 

@@ -97,11 +97,6 @@ def _transpose(
     output_size: Sequence[Int] | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    op = "conv_transpose2d"
-    dispatch.check_dtype(op, "input", input)
-    dispatch.check_same(op, "weight", weight, input)
-    if bias is not None:
-        dispatch.check_same(op, "bias", bias, input)
     plan = _cached_plan if dispatch.is_eager(input) else _plan
     bias_size = None if bias is None else bias.shape
     # Hashable, and of plain ints: a cache takes True and 1.0 for 1.
@@ -124,9 +119,15 @@ def _transpose(
                 )
         else:
             formats = format_of(input), format_of(weight)
-            p = Parameters(window, options, transposed.input_size, weight.shape[-2:], *formats)
+            p = Parameters(window, options, transposed.input_size, weight.shape, *formats)
             output = Contraction.call(input, weight, fused, INPUT, p)
     except RuntimeError as error:
+        # The operator takes the input for a gradient; what is wrong with it is said here in other words.
+        op = "conv_transpose2d"
+        dispatch.check_dtype(op, "input", input)
+        dispatch.check_same(op, "weight", weight, input)
+        if bias is not None:
+            dispatch.check_same(op, "bias", bias, input)
         raise dispatch.renamed(error, "conv2d_grad_input", op) from None
     if beyond:
         output = torch.nn.functional.pad(output, (0, columns, 0, rows))  # type: ignore[arg-type]
