@@ -337,6 +337,7 @@ void depthwise_channels_grad_weight(
   const Scratch<acc_t> sums(std::max<int64_t>(slices, 1) * size);
   std::fill_n(sums.data(), std::max<int64_t>(slices, 1) * size, acc_t(0));
   const auto& taps = c.w.phases[0];
+  const bool bordered = c.w.border != Border::zeros;
   parallel_for(slices, work, [&](int64_t begin, int64_t end) {
     for (int64_t slice = begin; slice < end; ++slice) {
       for (int64_t item = slice * items / slices; item < (slice + 1) * items / slices; ++item) {
@@ -384,8 +385,10 @@ void depthwise_channels_grad_weight(
               for (int64_t t = s; t < s + group; ++t) {
                 run(taps.data() + t, 1, first_of(taps[t]), std::min(first, last_of(taps[t])));
                 run(taps.data() + t, 1, std::max(last, first_of(taps[t])), last_of(taps[t]));
-                run_border(taps[t], 0, first_of(taps[t]));
-                run_border(taps[t], last_of(taps[t]), Q);
+                if (bordered) {
+                  run_border(taps[t], 0, first_of(taps[t]));
+                  run_border(taps[t], last_of(taps[t]), Q);
+                }
               }
             }
           }
