@@ -156,6 +156,23 @@ class Axis(NamedTuple):
     extent: Int
 
 
+def _window_extent(
+    op: str, name: str, size: Int, kernel: Int, stride: Int, dilation: Int, pad_lower: Int, pad_upper: Int
+) -> Int:
+    """Pixels from a window's first tap to its last; checks that every number is one that a window can have."""
+    _require(size > 0, op, f"input {name} must be positive, got {size}")
+    _require(kernel > 0, op, f"kernel {name} must be positive, got {kernel}")
+    _require(stride > 0, op, f"stride must be positive, got {stride} for the {name}")
+    _require(dilation > 0, op, f"dilation must be positive, got {dilation} for the {name}")
+    _require(
+        pad_lower >= 0 and pad_upper >= 0,
+        op,
+        f"padding must not be negative, got {as_tuple((pad_lower, pad_upper))} for the {name}",
+    )
+    extent = checked(op, "dilation * (kernel - 1)", dilation * (kernel - 1))
+    return checked(op, "dilation * (kernel - 1) + 1", extent + 1)
+
+
 def make_axis(
     op: str,
     name: str,
@@ -168,17 +185,7 @@ def make_axis(
     ceil_mode: bool = False,
 ) -> Axis:
     """The output size of a window along one axis, with every check that the operators make."""
-    _require(size > 0, op, f"input {name} must be positive, got {size}")
-    _require(kernel > 0, op, f"kernel {name} must be positive, got {kernel}")
-    _require(stride > 0, op, f"stride must be positive, got {stride} for the {name}")
-    _require(dilation > 0, op, f"dilation must be positive, got {dilation} for the {name}")
-    _require(
-        pad_lower >= 0 and pad_upper >= 0,
-        op,
-        f"padding must not be negative, got {as_tuple((pad_lower, pad_upper))} for the {name}",
-    )
-    extent = checked(op, "dilation * (kernel - 1)", dilation * (kernel - 1))
-    extent = checked(op, "dilation * (kernel - 1) + 1", extent + 1)
+    extent = _window_extent(op, name, size, kernel, stride, dilation, pad_lower, pad_upper)
     padded = checked(op, "input + padding", checked(op, "input + padding", size + pad_lower) + pad_upper)
     _require(
         extent <= padded,
@@ -291,22 +298,13 @@ def conv_transpose2d_size(
         n, k, s, d, extra = (values[axis] for values in (input_size, kernel_size, stride, dilation, output_padding))
         wanted = None if output_size is None else output_size[axis]
         lower, upper = pads[2 * axis], pads[2 * axis + 1]
-        _require(n > 0, op, f"input {name} must be positive, got {n}")
-        _require(k > 0, op, f"kernel {name} must be positive, got {k}")
-        _require(s > 0, op, f"stride must be positive, got {s} for the {name}")
-        _require(d > 0, op, f"dilation must be positive, got {d} for the {name}")
-        _require(
-            lower >= 0 and upper >= 0,
-            op,
-            f"padding must not be negative, got {as_tuple((lower, upper))} for the {name}",
-        )
+        extent = _window_extent(op, name, n, k, s, d, lower, upper)
         limit = torch.sym_max(s, d)
         _require(
             extra >= 0 and extra < limit,
             op,
             f"output_padding must be at least 0 and less than stride or dilation ({limit}), got {extra} for the {name}",
         )
-        extent = checked(op, "dilation * (kernel - 1) + 1", d * (k - 1) + 1)
         span = checked(op, "(input - 1) * stride + dilation * (kernel - 1) + 1", (n - 1) * s + extent)
         if mode in ("same", "same_lower"):
             _require(extra == 0, op, f"output_padding must be 0 for padding {mode!r}, got {extra} for the {name}")

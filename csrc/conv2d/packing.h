@@ -4,8 +4,8 @@
 // A slot is a packed column. Columns are kept by their remainder modulo the source step, so that the columns that one
 // tap reads for neighbouring targets always lie next to each other, whatever the stride; rows and columns that no
 // tap reads are not packed at all (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of zeros
-// are left out of the runs rather than multiplied. Other borders are read here and only here: a row outside the image
-// is the slot of the row that it shows, a column outside is packed from the one that it shows.
+// are left out of the runs rather than multiplied. Other borders are read while packing: a row outside the image is the
+// slot of the row that it shows, a column outside is packed from the one that it shows.
 #pragma once
 
 #include <algorithm>

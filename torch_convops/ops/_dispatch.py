@@ -30,8 +30,6 @@ R = TypeVar("R")
 ops = torch.ops.torch_convops
 library = torch.library.Library("torch_convops", "IMPL")
 below_autograd = torch._C._AutoDispatchBelowAutograd
-
-
 transforms_active = torch._C._are_functorch_transforms_active
 
 
