@@ -109,13 +109,18 @@ def check_mode(padding: str) -> None:
         )
 
 
+def larger(a: Int, b: Int) -> Int:
+    """max that leaves symbolic sizes symbolic."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
+
+
 def mode_pads(mode: str, extent: Int, last_start: Int, size: Int) -> list[Int]:
     """[lower, upper] of a padding mode along an axis of that size, whose last "same" window starts at last_start."""
     if mode == "valid":
         return [0, 0]
     if mode == "full":
         return [extent - 1, extent - 1]
-    total = torch.sym_max(0, last_start + extent - size)
+    total = larger(0, last_start + extent - size)
     less, more = total // 2, total - total // 2
     return [less, more] if mode == "same" else [more, less]
 
@@ -299,7 +304,7 @@ def conv_transpose2d_size(
         wanted = None if output_size is None else output_size[axis]
         lower, upper = pads[2 * axis], pads[2 * axis + 1]
         extent = _window_extent(op, name, n, k, s, d, lower, upper)
-        limit = torch.sym_max(s, d)
+        limit = larger(s, d)
         _require(
             extra >= 0 and extra < limit,
             op,
@@ -334,8 +339,8 @@ def conv_transpose2d_size(
         # lies outside the convolution: it would fit more windows than there are.
         left_over = size - (span - lower - upper)
         sizes.append(size)
-        beyonds.append(torch.sym_max(0, left_over - upper) // s * s)
-        inner_pads += [lower, torch.sym_max(0, upper - left_over)]
+        beyonds.append(larger(0, left_over - upper) // s * s)
+        inner_pads += [lower, larger(0, upper - left_over)]
     (height, width), (rows, columns) = sizes, beyonds
     return Transposed((height, width), (height - rows, width - columns), inner_pads, (rows, columns))
 

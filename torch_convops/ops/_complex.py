@@ -59,4 +59,6 @@ def complex_as_real(
         convolution(*(size if size is None else torch.empty(size, device="meta") for size in sizes))  # type: ignore[arg-type]
         raise
     parts = result.unflatten(-3, (result.shape[-3] // 2, 2)).movedim(-3, -1)
-    return torch.view_as_complex(parts if dispatch.is_channels_last(result) else parts.contiguous())
+    if not dispatch.is_channels_last(result):
+        parts = parts.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(parts)
