@@ -152,3 +152,43 @@ def test_gradients_of_a_convolution_are_convolutions() -> None:
     full = (2, 2, 1, 1)
     assert_close(reference.conv2d_grad_input(dy, w, (6, 7)), reference.conv2d(dy, w.flip(-1, -2), padding=full))
     assert_close(reference.conv2d_grad_weight(dy, x, (3, 2)), reference.conv2d(x, dy))
+
+
+def test_border_pixel_by_hand() -> None:
+    rows = {
+        "zeros": [None, None, 0, 1, 2, 3, None, None],
+        "replicate": [0, 0, 0, 1, 2, 3, 3, 3],
+        "circular": [2, 3, 0, 1, 2, 3, 0, 1],
+        "reflect": [2, 1, 0, 1, 2, 3, 2, 1],
+        "symmetric": [1, 0, 0, 1, 2, 3, 3, 2],
+    }
+    for mode, expected in rows.items():
+        assert [reference.border_pixel(position, 4, mode) for position in range(-2, 6)] == expected
+
+
+def test_conv_transpose2d_by_hand() -> None:
+    """Each pixel stamps the kernel, times itself, stride apart."""
+    x = torch.tensor([[[[1.0, 10.0]]]])
+    k = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    assert reference.conv_transpose2d(x, k, stride=(1, 2)).tolist() == [[[[1, 2, 3 + 10, 20, 30]]]]
+    assert reference.conv_transpose2d(x, k, stride=(1, 2), padding=(0, 0, 1, 1)).tolist() == [[[[2, 13, 20]]]]
+    assert reference.conv_transpose2d(x, k, [0.5], (1, 2), output_padding=(0, 1)).flatten().tolist()[-2:] == [30.5, 0.5]
+
+
+def test_convolve2d_by_hand() -> None:
+    x, k = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 10.0]])
+    assert reference.convolve2d(x, k).tolist() == [[1, 12, 23, 30]]
+    assert reference.correlate2d(x, k).tolist() == [[10, 21, 32, 3]]
+    assert reference.convolve2d(x, k, "same").tolist() == [[1, 12, 23]]
+    assert reference.convolve2d(x, k, "valid").tolist() == reference.convolve2d(k, x, "valid").tolist() == [[12, 23]]
+    assert reference.convolve2d(x, k, "full", "wrap").tolist() == [[31, 12, 23, 31]]
+    assert reference.convolve2d(x, k, "full", "symm").tolist() == [[11, 12, 23, 33]]
+
+
+def test_gradients_are_a_full_and_a_valid_convolution() -> None:
+    """dY/dX is the full convolution of dY with the kernel, dY/dK the valid correlation of X with dY."""
+    x, k, dy = random(6, 5, dtype=torch.float64), random(3, 2, dtype=torch.float64), random(4, 4, dtype=torch.float64)
+    dx = reference.conv2d_grad_input(dy[None, None], k[None, None], (6, 5))[0, 0]
+    dk = reference.conv2d_grad_weight(dy[None, None], x[None, None], (3, 2))[0, 0]
+    assert_close(dx, reference.convolve2d(dy, k, "full"))
+    assert_close(dk, reference.correlate2d(x, dy, "valid"))
