@@ -163,10 +163,7 @@ def padded(image: torch.Tensor, sides: list[int], padding_mode: str) -> torch.Te
     top, bottom, left, right = sides
     if padding_mode == "zeros":
         return F.pad(image, (left, right, top, bottom))
-    H, W = image.shape[-2:]
-    rows = [reference.border_pixel(h, H, padding_mode) for h in range(-top, H + bottom)]
-    columns = [reference.border_pixel(w, W, padding_mode) for w in range(-left, W + right)]
-    return image[..., rows, :][..., columns]
+    return reference.padded(image, (top, bottom, left, right), padding_mode)
 
 
 def torch_conv2d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, case: Case) -> torch.Tensor:

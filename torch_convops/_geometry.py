@@ -388,6 +388,10 @@ def check_size(op: str, name: str, actual: Sequence[Int], expected: Sequence[Int
     )
 
 
+def check_weight_size(op: str, size: Sequence[Int]) -> None:
+    _require(len(size) == 4, op, f"weight must be 4-D, got {len(size)}-D")
+
+
 def check_bias_size(op: str, size: Sequence[Int], channels: Int, channels_name: str) -> None:
     _require(
         len(size) == 1 and size[0] == channels,
@@ -403,4 +407,5 @@ def batched(op: str, name: str, size: Sequence[Int]) -> tuple[Int, Int, Int, Int
 
 
 def image_size(op: str, name: str, tensor: torch.Tensor) -> tuple[Int, Int, Int, Int]:
+    """(N, C, H, W) of a batched tensor, (1, C, H, W) of an unbatched one."""
     return batched(op, name, tensor.shape)

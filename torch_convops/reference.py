@@ -71,6 +71,14 @@ def border_pixel(position: int, size: int, padding_mode: str) -> int | None:
     return there_and_back[position % len(there_and_back)]
 
 
+def padded(image: torch.Tensor, padding: Sides, padding_mode: str) -> torch.Tensor:
+    """The copy of ``(..., H, W)`` that a convolution with a border other than zeros does without."""
+    (H, W), (top, bottom, left, right) = _pair(image.shape), padding
+    rows = [border_pixel(h, H, padding_mode) for h in range(-top, H + bottom)]
+    columns = [border_pixel(w, W, padding_mode) for w in range(-left, W + right)]
+    return image[..., rows, :][..., columns]
+
+
 def taps(
     input_size: Pair,
     output_size: Pair,

@@ -32,9 +32,9 @@ from .. import (
     global_avg_pool2d,
     global_max_pool2d,
     max_pool2d,
+    reference,
 )
 from ..bench.measure import UNSUPPORTED, relative_error, tolerance
-from ..reference import border_pixel
 from ._tables import make_console, print_table
 from .info import NO_DEVICE, OPERATORS
 
@@ -125,10 +125,7 @@ def _padded(image: torch.Tensor, sides: Sides, value: float = 0.0, padding_mode:
     top, bottom, left, right = sides
     if padding_mode == "zeros":
         return F.pad(image, (left, right, top, bottom), value=value)
-    H, W = image.shape[-2:]
-    rows = [border_pixel(h, H, padding_mode) for h in range(-top, H + bottom)]
-    columns = [border_pixel(w, W, padding_mode) for w in range(-left, W + right)]
-    return image[..., rows, :][..., columns]
+    return reference.padded(image, sides, padding_mode)
 
 
 def _conv2d(

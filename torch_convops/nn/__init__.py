@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.modules.utils import _reverse_repeat_tuple
 
-from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, pair
+from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, sides
 from ..ops import avg_pool2d, conv2d, conv_transpose2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 
 
@@ -17,13 +17,11 @@ def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any
     """Puts every accepted padding where torch's constructors put those that they know."""
     if isinstance(padding, str):
         index_of("padding", padding, MODES)
-    elif isinstance(padding, Sequence) and len(padding) == 4:
-        padding = (tuple(padding[:2]), tuple(padding[2:]))
-    elif isinstance(padding, Sequence) and all(isinstance(side, Sequence) for side in padding):
-        top_bottom, left_right = padding
-        padding = (pair("padding", top_bottom), pair("padding", left_right))
     else:
-        padding = pair("padding", padding)
+        top, bottom, left, right = sides(padding, (), (), (), ())
+        four_sided = isinstance(padding, Sequence) and (len(padding) == 4 or isinstance(padding[0], Sequence))
+        padding = ((top, bottom), (left, right)) if four_sided else (top, left)
+    if isinstance(padding[0], int):
         layer._reversed_padding_repeated_twice = list(_reverse_repeat_tuple(padding, 2))
     index_of("padding_mode", padding_mode, PADDING_MODES)
     layer.padding, layer.padding_mode = padding, padding_mode  # type: ignore[assignment]

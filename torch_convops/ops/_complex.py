@@ -41,16 +41,14 @@ def complex_as_real(
     if input.dtype not in (torch.complex64, torch.complex128):
         dispatch.check_dtype(op, "input", input)
     dispatch.check_same(op, "weight", weight, input)
-    if weight.dim() != 4:
-        raise ValueError(f"{op}: weight must be 4-D, got {weight.dim()}-D")
+    geometry.check_weight_size(op, weight.shape)
     real_bias = None
     if bias is not None:
         dispatch.check_same(op, "bias", bias, input)
         if bias.dim() != 1:
             raise ValueError(f"{op}: bias must be 1-D, got size {geometry.as_tuple(bias.shape)}")
         real_bias = torch.view_as_real(bias.resolve_conj()).flatten()
-    if input.dim() not in (3, 4):
-        raise ValueError(f"{op}: input must be 4-D (batched) or 3-D (unbatched), got {input.dim()}-D")
+    geometry.image_size(op, "input", input)
     try:
         result = convolution(_real_channels(input), _real_weight(weight.conj() if transposed else weight), real_bias)
     except ValueError:

@@ -131,10 +131,15 @@ class Arguments(SimpleNamespace):
     """The arguments of a call of an operator, by the names of its schema."""
 
 
+def _overload(operator: str) -> Any:
+    """The operator of a name such as ``conv2d`` or ``conv2d.padding``."""
+    name, _, overload = operator.partition(".")
+    return getattr(getattr(ops, name), overload or "default")
+
+
 def _by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[..., R]:
     """A function of an operator's arguments, called as the operator is: defaults stand in the schema alone."""
-    name, _, overload = operator.partition(".")
-    schema = getattr(getattr(ops, name), overload or "default")._schema
+    schema = _overload(operator)._schema
     names = [argument.name for argument in schema.arguments]
     defaults = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
 
@@ -144,7 +149,7 @@ def _by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[...,
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
-    return raises_operator_errors(name, call)
+    return raises_operator_errors(operator.partition(".")[0], call)
 
 
 def _check_algorithm(operator: str, a: Arguments) -> None:
@@ -214,8 +219,7 @@ def excluding_autocast() -> Iterator[None]:
 
 def register_autocast(operator: str) -> None:
     """Casts input, weight and bias of an operator under autocast."""
-    name, _, overload = operator.partition(".")
-    call = getattr(getattr(ops, name), overload or "default")
+    call = _overload(operator)
 
     def cast(a: Arguments) -> Any:
         a.input, a.weight, a.bias = autocast(a.input, a.weight, a.bias)
@@ -394,12 +398,12 @@ class LinearMap(Function):
         ctx.save_for_forward(fixed)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         (fixed,) = ctx.saved_tensors
         return LinearMap.call(grad, fixed, not ctx.transposed, ctx.map), None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:
         (fixed,) = LinearMap.primals(ctx)
         return LinearMap.call(tangent, fixed, ctx.transposed, ctx.map)
 

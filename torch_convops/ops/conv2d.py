@@ -18,6 +18,8 @@ from ._dispatch import Arguments, below_autograd, ops
 # The convolution pairs three tensors; each pass computes one of them from the other two.
 OUTPUT, INPUT, WEIGHT = range(3)
 _OPERANDS = {OUTPUT: (INPUT, WEIGHT), INPUT: (OUTPUT, WEIGHT), WEIGHT: (OUTPUT, INPUT)}
+# The dimension that two of them share and the third lacks.
+_SHARED = {frozenset((OUTPUT, INPUT)): "N", frozenset((INPUT, WEIGHT)): "C", frozenset((OUTPUT, WEIGHT)): "K"}
 PASSES = ("forward", "grad_input", "grad_weight")  # computing OUTPUT, INPUT, WEIGHT
 
 
@@ -42,7 +44,7 @@ def given(window: tuple[Any, ...]) -> tuple[Any, ...]:
     return window[:1] if type(padding[0]) is int and padding == [0, 0, 0, 0] else window[:2]
 
 
-def call_pass(
+def _call_pass(
     computed: int, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, p: Parameters
 ) -> torch.Tensor:
     """Calls the operator of a pass on its operands, in the order of _OPERANDS."""
@@ -67,7 +69,7 @@ class Contraction(dispatch.Function):
         first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None, computed: int, p: Parameters
     ) -> torch.Tensor:
         with below_autograd():
-            return call_pass(computed, first, second, bias, p)
+            return _call_pass(computed, first, second, bias, p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -79,7 +81,7 @@ class Contraction(dispatch.Function):
         ctx.output_size = output.shape
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         first_slot, second_slot = _OPERANDS[ctx.computed]
         first, second = ctx.saved_tensors
         values = {ctx.computed: grad, first_slot: first, second_slot: second}
@@ -98,7 +100,7 @@ class Contraction(dispatch.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, first_tangent: Any, second_tangent: Any, bias_tangent: Any, *_: None) -> torch.Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, first_tangent: Any, second_tangent: Any, bias_tangent: Any, *_: None) -> torch.Tensor:
         first, second = Contraction.primals(ctx)
         terms = []
         for tangent, operands in ((first_tangent, (first_tangent, second)), (second_tangent, (first, second_tangent))):
@@ -125,24 +127,13 @@ class Contraction(dispatch.Function):
         the mapped operand shares with the result; where both operands are mapped, every sample gets groups of its own.
         """
         V, groups = info.batch_size, p.window[-1]
-        slots = _OPERANDS[computed]
+        operands = list(zip(_OPERANDS[computed], (first, second), in_dims, strict=False))
+        mapped = [slot for slot, _, dim in operands if dim is not None]
+        fold = None if not mapped else "groups" if len(mapped) == 2 else _SHARED[frozenset((*mapped, computed))]
         bias_dim = in_dims[2] if bias is not None else None
-        mapped = [slot for slot, dim in zip(slots, in_dims, strict=False) if dim is not None]
-        if not mapped:  # only the bias is
-            assert bias is not None and bias_dim is not None
-            result = Contraction.call(first, second, None, computed, p)
-            return result + bias.movedim(bias_dim, 0).reshape(V, *(1,) * (result.dim() - 3), -1, 1, 1), 0
-        if len(mapped) == 2:
-            fold = "groups"
-        else:
-            fold = {frozenset((OUTPUT, INPUT)): "N", frozenset((INPUT, WEIGHT)): "C", frozenset((OUTPUT, WEIGHT)): "K"}[
-                frozenset((mapped[0], computed))
-            ]
 
         def place(slot: int, rank: int) -> tuple[int, int]:
             """The dimension of a sample that V folds into, and the product of what stands before V in it."""
-            if fold == "N":
-                return 0, 1
             if fold == "groups":
                 return (0 if slot == WEIGHT else rank - 3), 1
             if slot != WEIGHT:
@@ -152,30 +143,25 @@ class Contraction(dispatch.Function):
         def folded(slot: int, tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
             if dim is None:
                 return tensor
-            rank = tensor.dim() - 1
-            if fold == "N" and rank == 3:
-                return tensor.movedim(dim, 0)
-            into, outer = place(slot, rank)
-            return dispatch.fold_dimension(tensor.movedim(dim, 0), into, outer)
+            if fold == "N":
+                return dispatch.fold_into_batch(tensor, dim, V)
+            return dispatch.fold_dimension(tensor.movedim(dim, 0), *place(slot, tensor.dim() - 1))
 
-        if bias is not None and fold == "N" and bias_dim is not None:
-            shared_bias, added = None, bias.movedim(bias_dim, 0)
-        else:
-            shared_bias, added = bias, None
-            if bias is not None and fold != "N":
-                stacked = bias.expand(V, -1) if bias_dim is None else bias.movedim(bias_dim, 0)
-                shared_bias = dispatch.fold_dimension(stacked, 0, 1 if fold == "groups" else groups)
+        added = None  # a mapped bias, where the result's channels are not
+        if bias is not None and fold in (None, "N"):
+            if bias_dim is not None:
+                added, bias = bias.movedim(bias_dim, 0), None
+        elif bias is not None:
+            stacked = bias.expand(V, -1) if bias_dim is None else bias.movedim(bias_dim, 0)
+            bias = dispatch.fold_dimension(stacked, 0, 1 if fold == "groups" else groups)
         if fold == "groups":
             p = p._replace(window=(*p.window[:-1], groups * V))
-        operands = [folded(*operand) for operand in zip(slots, (first, second), in_dims, strict=False)]
-        result = Contraction.call(*operands, shared_bias, computed, p)
-        image_rank = next(
-            tensor.dim() - (dim is not None)
-            for slot, tensor, dim in zip(slots, (first, second), in_dims, strict=False)
-            if slot != WEIGHT
-        )
+        result = Contraction.call(*(folded(*operand) for operand in operands), bias, computed, p)
+        image_rank = next(dispatch.sample_rank(tensor, dim) for slot, tensor, dim in operands if slot != WEIGHT)
         rank = 4 if computed == WEIGHT else image_rank
-        if fold != "N" or rank == 4:
+        if fold == "N":
+            result = dispatch.unfold_from_batch(result, V, rank)
+        elif fold is not None:
             result = dispatch.unfold_dimension(result, *place(computed, rank), V)
         return result if added is None else result + added.reshape(V, *(1,) * (rank - 3), -1, 1, 1), 0
 
@@ -193,11 +179,11 @@ class BiasGradient(dispatch.Function):
         ctx.shape = inputs[0].shape
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         return grad[:, None, None].expand(ctx.shape)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
         return BiasGradient.call(tangent)
 
     @staticmethod
@@ -278,7 +264,8 @@ def conv2d(
     if dispatch.is_plain(input, weight, bias):
         with below_autograd():
             return ops.conv2d.default(input, weight, bias, *given(window), **options)
-    return _differentiable(input, weight, bias, window, options)
+    p = Parameters(window, options, input.shape, weight.shape, format_of(input), format_of(weight))
+    return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
 def call_options(input: torch.Tensor, algorithm: str, padding_mode: str = "zeros") -> dict[str, Any]:
@@ -295,17 +282,6 @@ def call_options(input: torch.Tensor, algorithm: str, padding_mode: str = "zeros
 
 def format_of(tensor: torch.Tensor) -> torch.memory_format:
     return dispatch.memory_format(dispatch.is_channels_last(tensor))
-
-
-def _differentiable(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    window: tuple[Any, ...],
-    options: dict[str, Any],
-) -> torch.Tensor:
-    p = Parameters(window, options, input.shape, weight.shape, format_of(input), format_of(weight))
-    return Contraction.call(input, weight, bias, OUTPUT, p)
 
 
 def conv2d_choice(
@@ -437,7 +413,7 @@ def _conv2d_fake(a: Arguments) -> torch.Tensor:
     dispatch.check_dtype("conv2d", "input", a.input)
     dispatch.check_same("conv2d", "weight", a.weight, a.input)
     input_size = geometry.image_size("conv2d", "input", a.input)
-    _check_weight("conv2d", a.weight)
+    geometry.check_weight_size("conv2d", a.weight.shape)
     size = geometry.conv2d_size("conv2d", input_size, a.weight.shape, *_window(a))
     _check_bias("conv2d", a.bias, a.input, "input", size[1], "filter")
     return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
@@ -449,7 +425,7 @@ def _grad_input_fake(a: Arguments) -> torch.Tensor:
     dispatch.check_dtype(op, "grad_output", a.grad_output)
     dispatch.check_same(op, "weight", a.weight, a.grad_output, "grad_output")
     grad_size = geometry.image_size(op, "grad_output", a.grad_output)
-    _check_weight(op, a.weight)
+    geometry.check_weight_size(op, a.weight.shape)
     H, W = geometry.expand(op, "input_size", a.input_size)
     if a.groups <= 0:
         raise ValueError(f"{op}: groups must be positive, got {a.groups}")
@@ -485,11 +461,6 @@ def _grad_weight_fake(a: Arguments) -> torch.Tensor:
 def _grad_bias_fake(a: Arguments) -> torch.Tensor:
     dispatch.check_dtype("conv2d_grad_bias", "grad_output", a.grad_output)
     return a.grad_output.new_empty(geometry.image_size("conv2d_grad_bias", "grad_output", a.grad_output)[1])
-
-
-def _check_weight(op: str, weight: torch.Tensor) -> None:
-    if weight.dim() != 4:
-        raise ValueError(f"{op}: weight must be 4-D, got {weight.dim()}-D")
 
 
 def _check_bias(

@@ -70,7 +70,8 @@ def conv_transpose2d(
     wanted = None if output_size is None else geometry.pair("output_size", output_size)
     groups = geometry.integer("groups", groups)  # type: ignore[assignment]
     if not isinstance(padding, str):
-        padding = geometry.sides(padding, (), (), (), ())
+        # Of plain ints before anything is cached: a cache takes True and 1.0 for 1.
+        padding = tuple(geometry.sides(padding, (), (), (), ()))
     if input.is_complex():
         window: dict[str, Any] = {"stride": steps, "padding": padding, "output_padding": extra, "groups": groups}
         window |= {"dilation": spacing, "output_size": wanted, "algorithm": algorithm}
@@ -99,10 +100,8 @@ def _transpose(
 ) -> torch.Tensor:
     plan = _cached_plan if dispatch.is_eager(input) else _plan
     bias_size = None if bias is None else bias.shape
-    # Hashable, and of plain ints: a cache takes True and 1.0 for 1.
-    frozen = padding if isinstance(padding, str) else tuple(padding)
     transposed = plan(
-        input.shape, weight.shape, bias_size, stride, frozen, output_padding, groups, dilation, output_size
+        input.shape, weight.shape, bias_size, stride, padding, output_padding, groups, dilation, output_size
     )
     window = (stride, transposed.padding, dilation, groups)
     # Rows and columns that no window reaches are the bias alone; a negative number of them cuts the whole output off.
@@ -149,8 +148,7 @@ def _plan(
     """Checks sizes and window."""
     op = "conv_transpose2d"
     N, C, P, Q = geometry.batched(op, "input", input_size)
-    if len(weight_size) != 4:
-        raise ValueError(f"{op}: weight must be 4-D, got {len(weight_size)}-D")
+    geometry.check_weight_size(op, weight_size)
     if groups <= 0:
         raise ValueError(f"{op}: groups must be positive, got {groups}")
     if weight_size[0] != C:

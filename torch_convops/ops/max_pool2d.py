@@ -52,12 +52,12 @@ class MaxPool(dispatch.Function):
         ctx.save_for_forward(offsets)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
         (offsets,) = ctx.saved_tensors
         return None if grad is None else LinearMap.call(grad, offsets, True, ctx.routing), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:
         (offsets,) = MaxPool.primals(ctx)
         return LinearMap.call(tangent, offsets, False, ctx.routing), None
 
