@@ -1,5 +1,4 @@
-// The sum of a contiguous stretch: four vectors of partial sums, so that rounding grows with a small part of its
-// length.
+// Sums over contiguous stretches.
 #pragma once
 
 #include "simd.h"
@@ -7,6 +6,15 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
+// to[i] += from[i]
+template <typename T>
+CONVOPS_INLINE void add_row(const T* from, int64_t count, Compute<T>* to) {
+  for (int64_t i = 0; i < count; i += kLanes<Compute<T>>) {
+    store_partial(to + i, load_partial(to + i, count - i) + load_partial(from + i, count - i), count - i);
+  }
+}
+
+// The sum of a stretch: four vectors of partial sums, so that rounding grows with a small part of its length.
 template <typename scalar_t>
 CONVOPS_INLINE Compute<scalar_t> plane_sum(const scalar_t* from, int64_t count) {
   using acc_t = Compute<scalar_t>;

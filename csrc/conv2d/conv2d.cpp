@@ -32,8 +32,8 @@ void run(
   Launch{on}(chosen, problem, arguments);
 }
 
-// A bias on the device of `on`, dense, or null.
-const Tensor* check_bias(
+// The data of a bias, made dense in its place, or null.
+void* bias_data(
     const char* op, std::optional<Tensor>& bias, const Tensor& on, const char* on_name, int64_t channels,
     const char* channels_name) {
   if (!bias) return nullptr;
@@ -42,13 +42,13 @@ const Tensor* check_bias(
       bias->dim() == 1 && bias->size(0) == channels, op, "bias must be 1-D with one value per ", channels_name, " (",
       channels, "), got ", as_tuple(bias->sizes()));
   bias = dense(*bias, false);
-  return &*bias;
+  return bias->data_ptr();
 }
 
 }  // namespace
 
 Tensor conv2d(
-    Tensor input, Tensor weight, std::optional<Tensor> bias_, IntList stride, IntList padding, IntList dilation,
+    Tensor input, Tensor weight, std::optional<Tensor> bias, IntList stride, IntList padding, IntList dilation,
     int64_t groups, std::string padding_mode, bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kForward, "input", input);
   check_same(kForward, "weight", weight, input);
@@ -58,22 +58,19 @@ Tensor conv2d(
       kForward, size, weight_size(kForward, weight), as_pair(kForward, "stride", stride), as_sides(kForward, padding),
       as_pair(kForward, "dilation", dilation), groups, as_border(kForward, padding_mode), channels_last,
       is_channels_last(weight));
-  const Tensor* bias = check_bias(kForward, bias_, input, "input", geometry.K, "filter");
+  void* const bias_pointer = bias_data(kForward, bias, input, "input", geometry.K, "filter");
   Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
   input = dense(input, channels_last);
   weight = dense(weight, geometry.weight_channels_last);
   const Conv2dArguments arguments{
-      .input = input.data_ptr(),
-      .weight = weight.data_ptr(),
-      .output = output.data_ptr(),
-      .bias = bias != nullptr ? bias->data_ptr() : nullptr};
+      .input = input.data_ptr(), .weight = weight.data_ptr(), .output = output.data_ptr(), .bias = bias_pointer};
   run(kForward, input, {Conv2dPass::forward, dtype, geometry, allow_tf32}, arguments, algorithm);
   return output;
 }
 
 Tensor conv2d_grad_input(
     Tensor grad_output, Tensor weight, IntList input_size, IntList stride, IntList padding, IntList dilation,
-    int64_t groups, std::optional<Tensor> bias_, std::string padding_mode, std::optional<MemoryFormat> memory_format,
+    int64_t groups, std::optional<Tensor> bias, std::string padding_mode, std::optional<MemoryFormat> memory_format,
     bool allow_tf32, std::string algorithm) {
   const DType dtype = check_dtype(kGradInput, "grad_output", grad_output);
   check_same(kGradInput, "weight", weight, grad_output, "grad_output");
@@ -88,7 +85,7 @@ Tensor conv2d_grad_input(
       as_pair(kGradInput, "dilation", dilation), groups, as_border(kGradInput, padding_mode), channels_last,
       is_channels_last(weight));
   check_grad_output(kGradInput, size, geometry);
-  const Tensor* bias = check_bias(kGradInput, bias_, grad_output, "grad_output", C, "input channel");
+  void* const bias_pointer = bias_data(kGradInput, bias, grad_output, "grad_output", C, "input channel");
   const bool unbatched = grad_output.dim() == 3;
   const auto empty = [&](int64_t height, int64_t width) {
     check_numel(kGradInput, "grad_input", {size[0], C, height, width});
@@ -101,7 +98,7 @@ Tensor conv2d_grad_input(
       .input = grad_input.data_ptr(),
       .weight = weight.data_ptr(),
       .output = grad_output.data_ptr(),
-      .bias = bias != nullptr ? bias->data_ptr() : nullptr};
+      .bias = bias_pointer};
   if (geometry.border() == Border::zeros) {
     run(kGradInput, grad_output, {Conv2dPass::grad_input, dtype, geometry, allow_tf32}, arguments, algorithm);
     return grad_input;

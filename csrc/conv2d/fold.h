@@ -6,17 +6,10 @@
 #include <algorithm>
 
 #include "../common/cpu.h"
-#include "../common/simd.h"
+#include "../common/plane_sum.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
-
-template <typename T>
-CONVOPS_INLINE void add_row(const T* from, int64_t count, Compute<T>* to) {
-  for (int64_t i = 0; i < count; i += kLanes<Compute<T>>) {
-    store_partial(to + i, load_partial(to + i, count - i) + load_partial(from + i, count - i), count - i);
-  }
-}
 
 template <typename scalar_t>
 void fold(const Conv2dProblem& problem, const Conv2dArguments& arguments) {

@@ -13,7 +13,6 @@ namespace CONVOPS_ISA {
 template <typename scalar_t>
 void grad_bias(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
   const Conv2dGeometry& g = problem.geometry;
   const auto from = static_cast<const scalar_t*>(arguments.output);
   const auto to = static_cast<scalar_t*>(arguments.bias);
@@ -36,9 +35,7 @@ void grad_bias(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
       acc_t* sum = sums.data() + slice * K;
       std::fill_n(sum, K, acc_t(0));
       for (int64_t i = slice * pixels / slices; i < (slice + 1) * pixels / slices; ++i) {
-        for (int64_t k = 0; k < K; k += lanes) {
-          store_partial(sum + k, load_partial(sum + k, K - k) + load_partial(from + i * K + k, K - k), K - k);
-        }
+        add_row(from + i * K, K, sum);
       }
     }
   });
