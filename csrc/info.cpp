@@ -25,6 +25,7 @@ std::string algorithm_names(const std::string& op, bool cuda) {
   if (op == "conv2d") return names(CONVOPS_ALGORITHMS_ON(conv2d, cuda));
   if (op == "max_pool2d") return names(CONVOPS_ALGORITHMS_ON(max_pool2d, cuda));
   if (op == "avg_pool2d") return names(CONVOPS_ALGORITHMS_ON(avg_pool2d, cuda));
+  if (op == "max_unpool2d") return names(CONVOPS_ALGORITHMS_ON(max_unpool2d, cuda));
   return "";
 }
 
@@ -58,7 +59,7 @@ CONVOPS_EXPORT const char* torch_convops_no_cuda_reason() {
   return CONVOPS_BUILD_NO_CUDA_REASON;
 }
 
-// Comma-separated algorithm names of "conv2d", "max_pool2d" or "avg_pool2d", best first.
+// Comma-separated algorithm names of "conv2d", "max_pool2d", "max_unpool2d" or "avg_pool2d", best first.
 CONVOPS_EXPORT const char* torch_convops_algorithms(const char* op, int cuda) {
   thread_local std::string text;
   text = convops::algorithm_names(op, cuda != 0);

@@ -58,19 +58,49 @@ STABLE_TORCH_LIBRARY(torch_convops, m) {
       "max_pool2d_indices(Tensor offsets, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride=[], "
       "SymInt[2] padding=0, SymInt[2] dilation=1, bool ceil_mode=False, *, str algorithm='auto') -> Tensor");
 
+  // The same over output_size windows that cut the plane as evenly as whole pixels allow.
+  m.def("adaptive_max_pool2d(Tensor input, SymInt[2] output_size, *, str algorithm='auto') -> Tensor");
+  m.def(
+      "adaptive_max_pool2d_with_offsets(Tensor input, SymInt[2] output_size, *, str algorithm='auto') -> (Tensor, "
+      "Tensor)");
+  m.def(
+      "adaptive_max_pool2d_grad_input(Tensor grad_output, Tensor offsets, SymInt[2] input_size, *, "
+      "MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
+  m.def("adaptive_max_pool2d_gather(Tensor input, Tensor offsets, *, str algorithm='auto') -> Tensor");
+  m.def(
+      "adaptive_max_pool2d_indices(Tensor offsets, SymInt[2] input_size, *, str algorithm='auto') -> Tensor");
+
+  // Values back to the pixels that their int64 indices name, zeros elsewhere; of several values for one pixel the last
+  // stays, or with accumulate all add up. gather reads the pixels.
+  m.def(
+      "max_unpool2d(Tensor input, Tensor indices, SymInt[2] output_size, *, bool accumulate=False, "
+      "str algorithm='auto') -> Tensor");
+  m.def("max_unpool2d_gather(Tensor input, Tensor indices, *, str algorithm='auto') -> Tensor");
+
   // Average-pooling and its transpose.
   m.def(
       "avg_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride=[], SymInt[2] padding=0, "
-      "bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, str algorithm='auto') "
-      "-> Tensor");
+      "bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, SymInt[2] dilation=1, "
+      "str algorithm='auto') -> Tensor");
   m.def(
       "avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride=[], "
       "SymInt[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, SymInt? divisor_override=None, *, "
-      "MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
+      "SymInt[2] dilation=1, MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
+  m.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size, *, str algorithm='auto') -> Tensor");
+  m.def(
+      "adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, *, MemoryFormat? memory_format=None, "
+      "str algorithm='auto') -> Tensor");
 
-  // A window as large as the plane; defined in Python through the two above.
+  // Defined in Python through those above: a window as large as the plane; the p-norm of each window; a low-pass
+  // filter (R, S), or (C, R, S) of one a channel, ahead of a stride.
   m.def("global_max_pool2d(Tensor input) -> Tensor");
   m.def("global_avg_pool2d(Tensor input) -> Tensor");
+  m.def(
+      "lp_pool2d(Tensor input, float norm_type, SymInt[2] kernel_size, SymInt[2] stride=[], bool ceil_mode=False, *, "
+      "SymInt[2] padding=0, SymInt[2] dilation=1, str algorithm='auto') -> Tensor");
+  m.def(
+      "blur_pool2d(Tensor input, Tensor filter, SymInt[2] stride=2, *, str padding_mode='reflect', "
+      "str algorithm='auto') -> Tensor");
 }
 
 // One implementation serves every device: it checks, allocates and picks from the device's list of algorithms.
@@ -85,8 +115,17 @@ static void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("max_pool2d_grad_input", TORCH_BOX(&max_pool2d_grad_input));
   m.impl("max_pool2d_gather", TORCH_BOX(&max_pool2d_gather));
   m.impl("max_pool2d_indices", TORCH_BOX(&max_pool2d_indices));
+  m.impl("adaptive_max_pool2d", TORCH_BOX(&adaptive_max_pool2d));
+  m.impl("adaptive_max_pool2d_with_offsets", TORCH_BOX(&adaptive_max_pool2d_with_offsets));
+  m.impl("adaptive_max_pool2d_grad_input", TORCH_BOX(&adaptive_max_pool2d_grad_input));
+  m.impl("adaptive_max_pool2d_gather", TORCH_BOX(&adaptive_max_pool2d_gather));
+  m.impl("adaptive_max_pool2d_indices", TORCH_BOX(&adaptive_max_pool2d_indices));
+  m.impl("max_unpool2d", TORCH_BOX(&max_unpool2d));
+  m.impl("max_unpool2d_gather", TORCH_BOX(&max_unpool2d_gather));
   m.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
   m.impl("avg_pool2d_grad_input", TORCH_BOX(&avg_pool2d_grad_input));
+  m.impl("adaptive_avg_pool2d", TORCH_BOX(&adaptive_avg_pool2d));
+  m.impl("adaptive_avg_pool2d_grad_input", TORCH_BOX(&adaptive_avg_pool2d_grad_input));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torch_convops, CPU, m) {

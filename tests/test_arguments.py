@@ -1,7 +1,7 @@
-"""What convolutions say of bad arguments: one table of (entry, arguments, error, message), on every device and meta.
+"""What operators say of bad arguments: one table of (entry, arguments, error, message), on every device and meta.
 
-tests/test_geometry.py holds such tables for conv2d's own window; here are the transposed convolution, SciPy's
-operations, the formulas and layers, and what lies at the limits of a rule.
+tests/test_geometry.py holds such tables for the windows of conv2d, max_pool2d and avg_pool2d; here are the other
+operators, the gradients' own, the formulas and layers, and what lies at the limits of a rule.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ SCIPY = {"in1": X, "in2": W[0, 0]}
 SIZES = {"input_size": (6, 5), "kernel_size": (3, 2)}
 LAYER = {"in_channels": 4, "out_channels": 6, "kernel_size": 3}
 
+POOL: dict[str, Any] = {"kernel_size": [2, 3], "stride": [2, 1], "padding": [1, 0], "dilation": [1, 1]}
+POOLED = torch.randn(2, 4, 4, 3)
+OFFSETS = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+POOL_GRADIENT = {"grad_output": POOLED, "input_size": [6, 5], **POOL}
+ADAPTED = torch.randn(2, 4, 4, 3)  # of windows of 3 x 3 pixels
+UNPOOL: dict[str, Any] = {"input": X, "indices": torch.arange(30).reshape(6, 5).expand(2, 4, 6, 5)}
+
 # Every entry with good arguments, which a row of the table changes.
 ENTRIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "ops.conv2d": (ops.conv2d.default, CONV),
@@ -48,6 +55,38 @@ ENTRIES: dict[str, tuple[Any, dict[str, Any]]] = {
         ops.conv_transpose2d.padding,
         {**TRANSPOSE, "padding": "same", "output_padding": [0]},
     ),
+    "ops.max_pool2d": (ops.max_pool2d.default, {"input": X, **POOL}),
+    "ops.max_pool2d_grad_input": (ops.max_pool2d_grad_input.default, {**POOL_GRADIENT, "offsets": OFFSETS}),
+    "ops.max_pool2d_gather": (ops.max_pool2d_gather.default, {"input": X, "offsets": OFFSETS, **POOL}),
+    "ops.max_pool2d_indices": (ops.max_pool2d_indices.default, {"offsets": OFFSETS, "input_size": [6, 5], **POOL}),
+    "ops.avg_pool2d": (ops.avg_pool2d.default, {"input": X, **POOL}),
+    "ops.avg_pool2d_grad_input": (ops.avg_pool2d_grad_input.default, POOL_GRADIENT),
+    "ops.adaptive_max_pool2d": (ops.adaptive_max_pool2d.default, {"input": X, "output_size": [4, 3]}),
+    "ops.adaptive_max_pool2d_grad_input": (
+        ops.adaptive_max_pool2d_grad_input.default,
+        {"grad_output": ADAPTED, "offsets": OFFSETS, "input_size": [6, 5]},
+    ),
+    "ops.adaptive_max_pool2d_gather": (ops.adaptive_max_pool2d_gather.default, {"input": X, "offsets": OFFSETS}),
+    "ops.adaptive_max_pool2d_indices": (
+        ops.adaptive_max_pool2d_indices.default,
+        {"offsets": OFFSETS, "input_size": [6, 5]},
+    ),
+    "ops.adaptive_avg_pool2d": (ops.adaptive_avg_pool2d.default, {"input": X, "output_size": [4, 3]}),
+    "ops.adaptive_avg_pool2d_grad_input": (
+        ops.adaptive_avg_pool2d_grad_input.default,
+        {"grad_output": ADAPTED, "input_size": [6, 5]},
+    ),
+    "ops.max_unpool2d": (ops.max_unpool2d.default, {**UNPOOL, "output_size": [6, 5]}),
+    "ops.max_unpool2d_gather": (ops.max_unpool2d_gather.default, UNPOOL),
+    "ops.lp_pool2d": (ops.lp_pool2d.default, {"input": X, "norm_type": 2.0, **POOL}),
+    "ops.blur_pool2d": (ops.blur_pool2d.default, {"input": X, "filter": W[0, 0]}),
+    "max_pool2d": (torch_convops.max_pool2d, {"input": X, **POOL}),
+    "avg_pool2d": (torch_convops.avg_pool2d, {"input": X, **POOL}),
+    "adaptive_max_pool2d": (torch_convops.adaptive_max_pool2d, {"input": X, "output_size": (4, 3)}),
+    "adaptive_avg_pool2d": (torch_convops.adaptive_avg_pool2d, {"input": X, "output_size": (4, 3)}),
+    "max_unpool2d": (torch_convops.max_unpool2d, {**UNPOOL, "kernel_size": 2}),
+    "lp_pool2d": (torch_convops.lp_pool2d, {"input": X, "norm_type": 2, **POOL}),
+    "blur_pool2d": (torch_convops.blur_pool2d, {"input": X, "filter": W[0, 0]}),
     "conv2d": (torch_convops.conv2d, CONV),
     "conv2d, complex": (torch_convops.conv2d, COMPLEX),
     "conv_transpose2d": (torch_convops.conv_transpose2d, TRANSPOSE),
@@ -151,6 +190,117 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("conv2d, complex", {"weight": W[:, :1].cfloat()}, ValueError, "got input of size (2, 4, 6, 5), weight of size "
      "(6, 1, 3, 2) and groups 2"),
     ("conv2d, complex", {"weight": W}, TypeError, "weight must have the dtype of input (complex64), got float32"),
+    # Poolings: windows and their numbers.
+    ("max_pool2d", {"kernel_size": 0}, ValueError, "kernel height must be positive, got 0"),
+    ("avg_pool2d", {"kernel_size": (2, -3)}, ValueError, "kernel width must be positive, got -3"),
+    ("ops.max_pool2d", {"kernel_size": [2**62]}, RuntimeError, "spans 4611686018427387904 pixels"),
+    ("ops.max_pool2d", {"dilation": [HUGE]}, RuntimeError, "dilation * (kernel - 1)"),
+    ("avg_pool2d", {"dilation": 0}, ValueError, "dilation must be positive, got 0 for the height"),
+    ("avg_pool2d", {"dilation": (1, HUGE)}, ValueError, "dilation * (kernel - 1) overflows a 64-bit integer"),
+    ("ops.avg_pool2d", {"dilation": [1, 2, 3]}, RuntimeError, "dilation must have 1 or 2 values, got (1, 2, 3)"),
+    ("avg_pool2d", {"dilation": None}, TypeError, "dilation must be an int or a pair of ints, got None"),
+    ("lp_pool2d", {"dilation": -2}, ValueError, "lp_pool2d: dilation must be positive, got -2 for the height"),
+    ("ops.lp_pool2d", {"stride": [0]}, RuntimeError, "lp_pool2d: stride must be positive, got 0 for the height"),
+    ("max_pool2d", {"stride": -1}, ValueError, "stride must be positive, got -1 for the height"),
+    ("avg_pool2d", {"stride": HUGE + 1}, (TypeError, ValueError), "stride"),
+    ("max_pool2d", {"padding": 2}, ValueError, "padding must be at most half of the window's extent, got padding "
+     "(2, 2) for an extent of 2"),
+    ("avg_pool2d", {"padding": ((0, 0), (2, 1))}, ValueError, "padding must be at most half of the window's extent, "
+     "got padding (2, 1) for an extent of 3"),
+    ("lp_pool2d", {"padding": "full"}, ValueError, "lp_pool2d: padding must be at most half of the window's extent"),
+    ("ops.avg_pool2d", {"padding": [HUGE]}, RuntimeError, "input + padding overflows a 64-bit integer"),
+    ("max_pool2d", {"padding": "SAME"}, ValueError, MODES + "'SAME'"),
+    ("ops.avg_pool2d", {"divisor_override": 0}, RuntimeError, "divisor_override must not be zero"),
+    ("avg_pool2d", {"divisor_override": 0}, ValueError, "divisor_override must not be zero"),
+    ("ops.avg_pool2d_grad_input", {"divisor_override": 0}, RuntimeError, "divisor_override must not be zero"),
+    ("avg_pool2d", {"input": X.int()}, TypeError, "input must be float32, float64, bfloat16 or float16, got int32"),
+    ("max_pool2d", {"input": X.bool()}, TypeError, "or an integer of 8 to 64 bits, got bool"),
+    ("max_pool2d", {"input": X[0, 0]}, ValueError, "input must be 4-D (batched) or 3-D (unbatched), got 2-D"),
+    ("avg_pool2d", {"input": X[:, :0]}, ValueError, "input must have at least one channel, got input of size "
+     "(2, 0, 6, 5)"),
+    ("max_pool2d", {"input": X[..., :0]}, ValueError, "input width must be positive, got 0"),
+    ("max_pool2d", {"input": None}, TypeError, "input must be a Tensor, got None"),
+    ("max_pool2d", {"algorithm": "fastest"}, ValueError, "algorithm must be one of 'auto'"),
+    # Their gradients' own operators.
+    ("ops.max_pool2d_grad_input", {"grad_output": POOLED[..., :2]}, RuntimeError, "grad_output must be of size "
+     "(2, 4, 4, 3), got (2, 4, 4, 2)"),
+    ("ops.max_pool2d_grad_input", {"offsets": OFFSETS[:1]}, RuntimeError, "offsets must be of size (2, 4, 4, 3), got "
+     "(1, 4, 4, 3)"),
+    ("ops.max_pool2d_grad_input", {"offsets": OFFSETS.int()}, RuntimeError, "offsets must be uint8 for a window of 6 "
+     "taps, got int32"),
+    ("ops.max_pool2d_grad_input", {"input_size": [6]}, RuntimeError, "must be of size"),
+    ("ops.max_pool2d_grad_input", {"input_size": [6, 5, 4]}, RuntimeError, "input_size must have 1 or 2 values, got "
+     "(6, 5, 4)"),
+    ("ops.max_pool2d_grad_input", {"input_size": [-6, 5]}, RuntimeError, "input height must be positive, got -6"),
+    ("ops.max_pool2d_grad_input", {"grad_output": POOLED.long()}, RuntimeError, "grad_output must be float32, float64, "
+     "bfloat16 or float16, got int64"),
+    ("ops.max_pool2d_gather", {"offsets": OFFSETS[..., :1]}, RuntimeError, "offsets must be of size (2, 4, 4, 3), got "
+     "(2, 4, 4, 1)"),
+    ("ops.max_pool2d_indices", {"offsets": OFFSETS.float()}, RuntimeError, "offsets must be uint8"),
+    ("ops.avg_pool2d_grad_input", {"input_size": [9, 5]}, RuntimeError, "grad_output must be of size"),
+    ("ops.avg_pool2d_grad_input", {"grad_output": POOLED[0, 0]}, RuntimeError, "grad_output must be 4-D"),
+    ("ops.adaptive_max_pool2d_grad_input", {"offsets": OFFSETS[..., :2]}, RuntimeError, "offsets must be of size "
+     "(2, 4, 4, 3), got (2, 4, 4, 2)"),
+    ("ops.adaptive_max_pool2d_grad_input", {"input_size": [0, 5]}, RuntimeError, "input height must be positive"),
+    ("ops.adaptive_max_pool2d_grad_input", {"input_size": [600, 500]}, RuntimeError, "offsets must be int32 for a "
+     "window of 25200 taps, got uint8"),
+    ("ops.adaptive_max_pool2d_gather", {"offsets": OFFSETS[:, :2]}, RuntimeError, "offsets must be of size"),
+    ("ops.adaptive_max_pool2d_indices", {"offsets": OFFSETS.int()}, RuntimeError, "offsets must be uint8"),
+    ("ops.adaptive_avg_pool2d_grad_input", {"input_size": [HUGE, 5]}, RuntimeError, "overflows a 64-bit integer"),
+    # Adaptive poolings.
+    ("adaptive_max_pool2d", {"output_size": -1}, ValueError, "output_size must not be negative, got -1 for the height"),
+    ("adaptive_avg_pool2d", {"output_size": (4, -3)}, ValueError, "output_size must not be negative, got -3 for the "
+     "width"),
+    ("ops.adaptive_avg_pool2d", {"output_size": [HUGE, 2]}, RuntimeError, "input * output overflows a 64-bit integer"),
+    ("ops.adaptive_max_pool2d", {"output_size": [2**58, 2]}, RuntimeError, "output of size (2, 4, 288230376151711744, "
+     "2) is too large to allocate"),
+    ("adaptive_avg_pool2d", {"output_size": 2.0}, TypeError, "output_size must be an int, None or a pair of them, got "
+     "2.0"),
+    ("adaptive_max_pool2d", {"output_size": (True, 2)}, TypeError, "output_size must be an int, None or a pair of "
+     "them, got True"),
+    ("adaptive_max_pool2d", {"output_size": (1, 2, 3)}, ValueError, "output_size must have 1 or 2 values, got "
+     "(1, 2, 3)"),
+    ("adaptive_avg_pool2d", {"output_size": "3"}, TypeError, "output_size must be an int, None or a pair of them"),
+    ("adaptive_max_pool2d", {"input": X[:, :, :0]}, ValueError, "input height must be positive, got 0"),
+    ("adaptive_avg_pool2d", {"input": X.long()}, TypeError, "input must be float32"),
+    # Unpooling; which index is bad shows on real devices only, in tests/test_max_unpool2d.py.
+    ("max_unpool2d", {"indices": UNPOOL["indices"].int()}, TypeError, "indices must be int64, got int32"),
+    ("max_unpool2d", {"indices": UNPOOL["indices"][..., :4]}, ValueError, "indices must be of the size of input, "
+     "(2, 4, 6, 5), got (2, 4, 6, 4)"),
+    ("max_unpool2d", {"indices": UNPOOL["indices"][0]}, ValueError, "indices must have the batch and channels of "
+     "input, (2, 4, 6, 5), got (4, 6, 5)"),
+    ("max_unpool2d", {"indices": None}, TypeError, "indices must be a Tensor, got None"),
+    ("ops.max_unpool2d", {"output_size": [6, 0]}, RuntimeError, "output_size must be positive, got (6, 0)"),
+    ("ops.max_unpool2d", {"output_size": [2**40, 2**30]}, RuntimeError, "is too large to allocate"),
+    ("ops.max_unpool2d_gather", {"indices": UNPOOL["indices"][:, :2]}, RuntimeError, "indices must have the batch and "
+     "channels of input"),
+    ("max_unpool2d", {"output_size": (14, 10)}, ValueError, "output_size must be from 11 to 13 for the height, got 14"),
+    ("max_unpool2d", {"output_size": (12,)}, ValueError, "output_size must be (height, width) or a size that ends in "
+     "it, got (12,)"),
+    ("max_unpool2d", {"output_size": 12}, ValueError, "output_size must be (height, width)"),
+    ("max_unpool2d", {"stride": 0}, ValueError, "stride must be positive, got 0 for the height"),
+    ("max_unpool2d", {"padding": -1}, ValueError, "padding must not be negative, got (-1, -1) for the height"),
+    ("max_unpool2d", {"padding": 6}, ValueError, "output_size must be positive, got 0 for the height"),
+    ("max_unpool2d", {"padding": "same"}, TypeError, "padding must be an int, a pair of ints or four sides, got "
+     "'same'"),
+    ("max_unpool2d", {"kernel_size": HUGE}, ValueError, "overflows a 64-bit integer"),
+    # Norms and blurs.
+    ("lp_pool2d", {"norm_type": 0}, ValueError, "norm_type must not be zero, got 0"),
+    ("ops.lp_pool2d", {"norm_type": float("nan")}, RuntimeError, "norm_type must not be zero, got nan"),
+    ("lp_pool2d", {"norm_type": "2"}, TypeError, "norm_type must be a number, got '2'"),
+    ("lp_pool2d", {"input": X.int()}, TypeError, "lp_pool2d: input must be float32"),
+    ("blur_pool2d", {"filter": 8}, ValueError, "filter size must be from 1 to 7, got 8"),
+    ("blur_pool2d", {"filter": 0}, ValueError, "filter size must be from 1 to 7, got 0"),
+    ("blur_pool2d", {"filter": 3.0}, TypeError, "filter size must be an int, got 3.0"),
+    ("blur_pool2d", {"filter": W}, ValueError, "filter must be (R,), (R, S) or (C, R, S) for 4 channels and not be "
+     "empty, got size (6, 2, 3, 2)"),
+    ("blur_pool2d", {"filter": W[:3, 0]}, ValueError, "filter must be (R,), (R, S) or (C, R, S) for 4 channels"),
+    ("blur_pool2d", {"filter": W[0, 0, :0]}, ValueError, "not be empty, got size (0, 2)"),
+    ("blur_pool2d", {"filter": W[0, 0].double()}, TypeError, "blur_pool2d: weight must have the dtype of input"),
+    ("blur_pool2d", {"stride": 0}, ValueError, "blur_pool2d: stride must be positive, got 0 for the height"),
+    ("ops.blur_pool2d", {"padding_mode": "mirror"}, RuntimeError, BORDERS + "'mirror'"),
+    ("blur_pool2d", {"filter": torch.ones(9, 14)}, ValueError, "padding must be at most 4 for padding_mode 'reflect' "
+     "and an input width of 5, got (6, 7)"),
     # SciPy's operations.
     ("convolve2d", {"mode": "SAME"}, ValueError, "mode must be one of 'full', 'valid', 'same', got 'SAME'"),
     ("correlate2d", {"boundary": None}, ValueError, "boundary must be one of 'fill', 'wrap', 'symm', got None"),

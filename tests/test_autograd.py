@@ -15,14 +15,20 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 import torch_convops
 from torch_convops import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     avg_pool2d,
+    binomial_filter,
+    blur_pool2d,
     conv2d,
     conv_transpose2d,
     convolve2d,
     correlate2d,
     global_avg_pool2d,
     global_max_pool2d,
+    lp_pool2d,
     max_pool2d,
+    max_unpool2d,
 )
 
 ops = torch.ops.torch_convops
@@ -177,9 +183,57 @@ def test_max_pool2d(device: str, algorithm: str, layout: str) -> None:
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("device, algorithm", with_auto("avg_pool2d"))
 def test_avg_pool2d(device: str, algorithm: str, layout: str) -> None:
-    for input_size, options in (POOLINGS | DIVIDED).values():
+    for input_size, options in (POOLINGS | DILATED | DIVIDED).values():
         x = random64(*input_size, device=device, layout=layout, grad=True)
         check_algorithm(algorithm, partial(avg_pool2d, **options, algorithm=algorithm), x)
+
+
+ADAPTIVE = {
+    "dividing": ((2, 2, 4, 6), (2, 3)),
+    "overlapping": ((1, 2, 5, 7), (3, 4)),
+    "one axis": ((1, 2, 4, 5), (2, 3)),
+    "larger": ((1, 1, 2, 3), (3, 5)),
+    "whole": ((2, 2, 3, 4), (1, 1)),
+    "unbatched": ((2, 5, 4), (3, 2)),
+}
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("max_pool2d"))
+def test_adaptive_max_pool2d(device: str, algorithm: str, layout: str) -> None:
+    for input_size, output_size in ADAPTIVE.values():
+        x = spread(*input_size, device=device, layout=layout)
+        check_algorithm(algorithm, partial(adaptive_max_pool2d, output_size=output_size, algorithm=algorithm), x)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("avg_pool2d"))
+def test_adaptive_avg_pool2d(device: str, algorithm: str, layout: str) -> None:
+    for input_size, output_size in ADAPTIVE.values():
+        x = random64(*input_size, device=device, layout=layout, grad=True)
+        check_algorithm(algorithm, partial(adaptive_avg_pool2d, output_size=output_size, algorithm=algorithm), x)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("device, algorithm", with_auto("max_unpool2d"))
+def test_max_unpool2d(device: str, algorithm: str, layout: str) -> None:
+    for size, kernel, stride in (((2, 2, 4, 6), 2, None), ((1, 3, 6, 5), (3, 2), (3, 2)), ((2, 4, 6), 2, None)):
+        y, indices = max_pool2d(
+            spread(*size, device=device, layout=layout).detach(), kernel, stride, return_indices=True
+        )
+        window = {"kernel_size": kernel, "stride": stride, "output_size": size[-2:]}
+        function = partial(max_unpool2d, indices=indices, **window, algorithm=algorithm)
+        check_algorithm(algorithm, function, y.requires_grad_())
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_lp_and_blur_pool2d(device: str, layout: str) -> None:
+    x = spread(1, 2, 5, 6, device=device, layout=layout)
+    for norm_type in (1, 2, 3.5, float("inf")):
+        check(lambda x, norm_type=norm_type: lp_pool2d(x + 0.5, norm_type, 3, 2), x)
+    for size in (2, 3, 5):
+        check(partial(blur_pool2d, filter=size), x)
+        check(partial(blur_pool2d, filter=size, stride=(1, 2), padding_mode="zeros"), x)
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -195,6 +249,19 @@ def test_pooling_internal_operators(device: str, layout: str) -> None:
     check(lambda x: ops.max_pool2d_gather(x, offsets, *window), x)
     check(lambda x: ops.avg_pool2d(x, *window), x)
     check(lambda dy: ops.avg_pool2d_grad_input(dy, [5, 4], *window), dy)
+    check(lambda x: ops.avg_pool2d(x, *window[:2], dilation=[2]), x)
+    y, offsets = ops.adaptive_max_pool2d_with_offsets(x, [3, 3])
+    indices = ops.adaptive_max_pool2d_indices(offsets, [5, 4])
+    dy = random64(*y.shape, device=device, layout=layout, grad=True)
+    check(lambda x: ops.adaptive_max_pool2d(x, [3, 3]), x)
+    check(lambda x: ops.adaptive_max_pool2d_with_offsets(x, [3, 3])[0], x)
+    check(lambda dy: ops.adaptive_max_pool2d_grad_input(dy, offsets, [5, 4]), dy)
+    check(lambda x: ops.adaptive_max_pool2d_gather(x, offsets), x)
+    check(lambda x: ops.adaptive_avg_pool2d(x, [3, 3]), x)
+    check(lambda dy: ops.adaptive_avg_pool2d_grad_input(dy, [5, 4]), dy)
+    # Windows overlap, so indices meet: what adds up is linear, what keeps the last is not differentiated there.
+    check(lambda dy: ops.max_unpool2d(dy, indices, [5, 4], accumulate=True), dy)
+    check(lambda x: ops.max_unpool2d_gather(x, indices), x)
     check(ops.global_avg_pool2d, x)
     check(ops.global_max_pool2d, x)
     check(global_avg_pool2d, x)
@@ -214,7 +281,13 @@ def test_gather_is_the_transpose_of_grad_input(device: str) -> None:
 
 # --- torch.func, each transform against the same transform of torch's function ---
 
+
 # Function, torch's function, and the shapes of the arguments.
+def _places(x: torch.Tensor) -> torch.Tensor:
+    """Indices such as a max-pool of 2 x 2 windows of a 5 x 5 image gives."""
+    return torch.tensor([[0, 7], [11, 18]], device=x.device).expand(x.shape)
+
+
 PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], list[tuple[int, ...]]]] = {
     "conv2d": (
         partial(conv2d, stride=2, padding=1),
@@ -274,6 +347,43 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor],
     "avg_pool2d": (
         partial(avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
         partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1, count_include_pad=False),
+        [(2, 3, 5, 4)],
+    ),
+    "adaptive_max_pool2d": (
+        partial(adaptive_max_pool2d, output_size=(3, 2)),
+        partial(F.adaptive_max_pool2d, output_size=(3, 2)),
+        [(2, 3, 5, 4)],
+    ),
+    "adaptive_max_pool2d_operator": (
+        lambda x: ops.adaptive_max_pool2d(x, [3, 3]),
+        partial(F.adaptive_max_pool2d, output_size=3),
+        [(2, 3, 5, 4)],
+    ),
+    "adaptive_avg_pool2d": (
+        partial(adaptive_avg_pool2d, output_size=(3, 2)),
+        partial(F.adaptive_avg_pool2d, output_size=(3, 2)),
+        [(2, 3, 5, 4)],
+    ),
+    "adaptive_avg_pool2d_unbatched": (
+        partial(adaptive_avg_pool2d, output_size=3),
+        partial(F.adaptive_avg_pool2d, output_size=3),
+        [(3, 5, 4)],
+    ),
+    "max_unpool2d": (
+        lambda x: max_unpool2d(x, _places(x), 2, output_size=(5, 5)),
+        lambda x: F.max_unpool2d(x, _places(x), 2, output_size=(5, 5)),
+        [(2, 3, 2, 2)],
+    ),
+    "lp_pool2d": (
+        lambda x: lp_pool2d(x.exp(), 3, 2, 1),
+        lambda x: F.lp_pool2d(x.exp(), 3, 2, 1),
+        [(2, 3, 5, 4)],
+    ),
+    "blur_pool2d": (
+        partial(blur_pool2d, filter=3),
+        lambda x: F.conv2d(
+            F.pad(x, (1,) * 4, "reflect"), binomial_filter(3).to(x).expand(3, 1, 3, 3), None, 2, groups=3
+        ),
         [(2, 3, 5, 4)],
     ),
     "avg_pool2d_unbatched": (partial(avg_pool2d, kernel_size=2), partial(F.avg_pool2d, kernel_size=2), [(3, 5, 4)]),

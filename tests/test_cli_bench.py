@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from torch_convops import bench
-from torch_convops.bench.rows import AvgPool2dRow, Conv2dRow, GlobalAvgPool2dRow, MaxPool2dRow
+from torch_convops.bench.rows import AdaptiveAvgPool2dRow, AdaptiveMaxPool2dRow, AvgPool2dRow, Conv2dRow, MaxPool2dRow
 from torch_convops.cli import main
 
 ROWS: list[bench.Row] = [
@@ -19,7 +19,8 @@ ROWS: list[bench.Row] = [
     Conv2dRow("depthwise", 2, 4, 7, 3, 1, 1, filters=4, groups=4),
     MaxPool2dRow("max", 2, 3, 9, 3, 2, 1),
     AvgPool2dRow("avg", 2, 3, 9, 3, 1, 1),
-    GlobalAvgPool2dRow("global avg", 2, 3, 7, 7),
+    AdaptiveAvgPool2dRow("global avg", 2, 3, 7, 1),
+    AdaptiveMaxPool2dRow("adaptive max", 2, 3, 7, 3),
 ]
 CONV, MAX = ROWS[0], ROWS[2]
 

@@ -1,4 +1,4 @@
-"""conv2d's modes against JAX, whose convolution has SAME and SAME_LOWER with strides and asymmetric pads."""
+"""Modes against JAX, whose windows have SAME and SAME_LOWER with strides, asymmetric pads and dilation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_convops import conv2d
+from torch_convops import avg_pool2d, conv2d, max_pool2d
 
 jax = pytest.importorskip("jax", reason="JAX is in the test extra; it is not installed here")
 
@@ -47,3 +47,49 @@ def test_conv_general_dilated(padding: str, stride: tuple[int, int], dilation: t
         results = [y, *torch.autograd.grad(y, leaves, torch.from_numpy(dy))]
         for a, b in zip(results, [expected, *pull_back(dy)], strict=True):
             np.testing.assert_allclose(a.detach().numpy(), np.asarray(b), rtol=2e-5, atol=2e-5)
+
+
+POOL_PADDINGS: dict[str, tuple[Any, Any]] = {
+    "same": ("same", "SAME"),
+    "same_lower": ("same_lower", "SAME_LOWER"),
+    "valid": ("valid", "VALID"),
+    "four sides": (((1, 0), (0, 2)), ((1, 0), (0, 2))),
+}
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3), (4, 2)], ids=str)
+@pytest.mark.parametrize("padding", POOL_PADDINGS)
+def test_reduce_window(padding: str, stride: tuple[int, int], dilation: tuple[int, int]) -> None:
+    ours, jaxs = POOL_PADDINGS[padding]
+    generator = np.random.default_rng(0)
+    for (H, W), kernel in [((9, 14), (3, 4)), ((10, 15), (2, 5)), ((9, 20), (4, 5))]:
+        x = generator.standard_normal((2, 4, H, W)).astype(np.float32)
+
+        def windows(x: Any, initial: float, reduce: Any, kernel: tuple[int, int] = kernel) -> Any:
+            window = (1, 1, *kernel), (1, 1, *stride)
+            sides = jaxs if isinstance(jaxs, str) else ((0, 0), (0, 0), *jaxs)
+            return jax.lax.reduce_window(x, initial, reduce, *window, sides, window_dilation=(1, 1, *dilation))
+
+        leaf = torch.from_numpy(x).requires_grad_()
+        functions = [
+            (lambda x, w=windows: w(x, -np.inf, jax.lax.max), max_pool2d(leaf, kernel, stride, ours, dilation)),
+            (
+                lambda x, w=windows: w(x, 0.0, jax.lax.add),
+                avg_pool2d(leaf, kernel, stride, ours, divisor_override=1, dilation=dilation),
+            ),
+            (
+                lambda x, w=windows: w(x, 0.0, jax.lax.add) / w(jax.numpy.ones_like(x), 0.0, jax.lax.add),
+                avg_pool2d(leaf, kernel, stride, ours, count_include_pad=False, dilation=dilation),
+            ),
+        ]
+        for theirs, y in functions:
+            # JAX has no gradient of a dilated maximum.
+            differentiable = dilation == (1, 1) or y is not functions[0][1]
+            expected, pull_back = jax.vjp(theirs, x) if differentiable else (theirs(x), None)
+            assert y.shape == expected.shape
+            np.testing.assert_allclose(y.detach().numpy(), np.asarray(expected), rtol=2e-5, atol=2e-5)
+            if pull_back is not None:
+                dy = generator.standard_normal(expected.shape).astype(np.float32)
+                (dx,) = torch.autograd.grad(y, leaf, torch.from_numpy(dy))
+                np.testing.assert_allclose(dx.numpy(), np.asarray(pull_back(dy)[0]), rtol=2e-5, atol=2e-5)

@@ -49,11 +49,28 @@ AVG_POOLINGS: list[dict[str, Any]] = [
     {"kernel_size": (3, 2), "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
     {"kernel_size": 3, "stride": (1, 2), "padding": 1, "divisor_override": 4},
 ]
+ADAPTIVE_MAX: list[dict[str, Any]] = [{"output_size": 3}, {"output_size": (4, None), "return_indices": True}]
+ADAPTIVE_AVG: list[dict[str, Any]] = [{"output_size": 3}, {"output_size": (4, None)}, {"output_size": 1}]
+LP_POOLINGS: list[dict[str, Any]] = [
+    {"norm_type": 2, "kernel_size": 3},
+    {"norm_type": 2.0, "kernel_size": (3, 2), "stride": 2, "ceil_mode": True},
+    {"norm_type": float("inf"), "kernel_size": 2, "stride": (1, 2)},
+]
 LAYERS = [
     *(("Conv2d", options) for options in CONVOLUTIONS),
     *(("ConvTranspose2d", options) for options in TRANSPOSED),
     *(("MaxPool2d", options) for options in MAX_POOLINGS),
     *(("AvgPool2d", options) for options in AVG_POOLINGS),
+    *(("AdaptiveMaxPool2d", options) for options in ADAPTIVE_MAX),
+    *(("AdaptiveAvgPool2d", options) for options in ADAPTIVE_AVG),
+    *(("LPPool2d", options) for options in LP_POOLINGS),
+]
+OWN: list[tuple[str, dict[str, Any]]] = [
+    ("GlobalAvgPool2d", {}),
+    ("GlobalMaxPool2d", {}),
+    ("BlurPool2d", {"filter": 3}),
+    ("MaxBlurPool2d", {"kernel_size": 3, "padding": 1}),
+    ("ConvBlurPool2d", {"in_channels": 3, "out_channels": 4, "kernel_size": 3}),
 ]
 
 
@@ -115,7 +132,7 @@ def test_same_initialisation(name: str, options: dict[str, Any]) -> None:
         assert torch.equal(ours, torchs)
 
 
-@pytest.mark.parametrize("name, options", [*LAYERS, ("GlobalAvgPool2d", {}), ("GlobalMaxPool2d", {})], ids=str)
+@pytest.mark.parametrize("name, options", [*LAYERS, *OWN], ids=str)
 def test_copies(name: str, options: dict[str, Any]) -> None:
     layer = getattr(nn, name)(**options)
     x = random(2, options.get("in_channels", 3), 9, 10)
@@ -137,6 +154,39 @@ def test_convolution_takes_what_torchs_does_not(device: str, padding: Any, paddi
         assert torch.equal(copied(x), expected)
     sides = "((1, 0), (0, 2))" if isinstance(padding, tuple) else padding
     assert f"padding={sides}" in repr(layer)
+
+
+@pytest.mark.parametrize("padding", ["same", "same_lower", "valid", ((1, 0), (0, 1)), (1, 0, 0, 1)], ids=str)
+def test_pooling_takes_what_torchs_does_not(device: str, padding: Any) -> None:
+    x = random(2, 3, 9, 10, device=device)
+    assert torch.equal(nn.MaxPool2d(3, 2, padding)(x), torch_convops.max_pool2d(x, 3, 2, padding))
+    assert torch.equal(nn.AvgPool2d(3, 2, padding)(x), torch_convops.avg_pool2d(x, 3, 2, padding))
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 2}, {"kernel_size": (3, 2), "stride": (3, 2), "padding": (1, 0)}])
+def test_max_unpool2d(device: str, options: dict[str, Any]) -> None:
+    ours, torchs = nn.MaxUnpool2d(**options), torch.nn.MaxUnpool2d(**options)
+    assert repr(ours) == repr(torchs)
+    x = random(2, 3, 10, 12, device=device)
+    y, indices = nn.MaxPool2d(**options, return_indices=True)(x)
+    for size in ((10, 12), (2, 3, 10, 12)):
+        assert torch.equal(ours(y, indices, size).cpu(), torchs(y.cpu(), indices.cpu(), size))
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert torch.equal(copied(y, indices, output_size=(10, 12)), ours(y, indices, output_size=(10, 12)))
+
+
+def test_blur_layers_move_with_the_model(device: str) -> None:
+    """The filter is no parameter and not in the state; it follows the input's dtype."""
+    for name, options in OWN[2:]:
+        layer = getattr(nn, name)(**options)
+        assert "filter" not in "".join(layer.state_dict())
+        for dtype in (torch.float64, torch.bfloat16):
+            x = random(2, 3, 9, 10, dtype=dtype, device=device)
+            assert layer.to(device, dtype)(x).dtype == dtype
+    with pytest.raises(ValueError, match="filter size must be from 1 to 7, got 8"):
+        nn.BlurPool2d(8)
+    with pytest.raises(ValueError, match="padding_mode must be one of"):
+        nn.MaxBlurPool2d(2, padding_mode="mirror")
 
 
 def test_transposed_convolution_takes_modes(device: str) -> None:

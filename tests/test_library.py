@@ -51,7 +51,7 @@ def test_algorithms(operator: str) -> None:
 
 
 def test_algorithms_of_an_unknown_operator() -> None:
-    with pytest.raises(ValueError, match="operator must be 'conv2d', 'max_pool2d' or 'avg_pool2d', got 'conv3d'"):
+    with pytest.raises(ValueError, match=r"operator must be one of 'conv2d', .*, got 'conv3d'"):
         torch_convops.algorithms("conv3d")
 
 

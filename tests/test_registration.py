@@ -12,14 +12,19 @@ from conftest import FLOATS, assert_close, exact, is_channels_last, random
 
 import torch_convops
 from torch_convops import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     avg_pool2d,
+    blur_pool2d,
     conv2d,
     conv_transpose2d,
     convolve2d,
     correlate2d,
     global_avg_pool2d,
     global_max_pool2d,
+    lp_pool2d,
     max_pool2d,
+    max_unpool2d,
 )
 
 ops = torch.ops.torch_convops
@@ -86,8 +91,33 @@ def pool_samples(x: torch.Tensor) -> list[tuple[str, tuple[Any, ...], dict[str, 
         samples.append(("avg_pool2d", (x, *window), {}))
         for options in ({}, {"memory_format": torch.contiguous_format}, {"memory_format": torch.channels_last}):
             samples.append(("avg_pool2d_grad_input", (y, [12, 11], *window), options))
+    dilated = {"dilation": [2, 1]}
+    with torch.no_grad():
+        y = ops.avg_pool2d(x, [3], [2], [2, 1], **dilated)
+    samples.append(("avg_pool2d", (x, [3], [2], [2, 1]), dilated))
+    samples.append(("avg_pool2d_grad_input", (y, [12, 11], [3], [2], [2, 1]), dilated))
+    for size in ([5, 4], [3, 11], [1, 2], [0, 3], [16]):
+        with torch.no_grad():
+            y, offsets = ops.adaptive_max_pool2d_with_offsets(x, size)
+            indices = ops.adaptive_max_pool2d_indices(offsets, [12, 11])
+        samples.append(("adaptive_max_pool2d", (x, size), {}))
+        samples.append(("adaptive_max_pool2d_with_offsets", (x, size), {}))
+        samples.append(("adaptive_max_pool2d_gather", (x, offsets), {}))
+        samples.append(("adaptive_max_pool2d_indices", (offsets, [12, 11]), {}))
+        samples.append(("adaptive_avg_pool2d", (x, size), {}))
+        for options in ({}, {"memory_format": torch.channels_last}):
+            samples.append(("adaptive_max_pool2d_grad_input", (y, offsets, [12, 11]), options))
+            samples.append(("adaptive_avg_pool2d_grad_input", (y, [12, 11]), options))
+        if y.shape[-2:].numel():
+            samples.append(("max_unpool2d", (y, indices, [12, 11]), {}))
+            samples.append(("max_unpool2d", (y, indices, [13]), {"accumulate": True}))
+            samples.append(("max_unpool2d_gather", (x, indices), {}))
     samples.append(("global_max_pool2d", (x,), {}))
     samples.append(("global_avg_pool2d", (x,), {}))
+    samples.append(("lp_pool2d", (x, 2.0, [3, 2], [2]), {}))
+    samples.append(("lp_pool2d", (x, float("inf"), [3]), {"padding": [1], "dilation": [2]}))
+    filters = (random(*size, device=x.device.type, dtype=x.dtype) for size in ((3, 2), (4, 3, 3)))
+    samples.extend(("blur_pool2d", (x, filter_), {"padding_mode": "replicate"}) for filter_ in filters)
     return samples
 
 
@@ -156,6 +186,7 @@ def network(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) 
     x = conv2d(x, w, b, padding="same").relu()
     x = max_pool2d(x, 3, 2, 1)
     x = conv2d(x, v, stride=2, padding=((1, 0), (2, 1)), groups=x.shape[1])
+    x = adaptive_avg_pool2d(x, (3, 4)) + adaptive_max_pool2d(blur_pool2d(x, 3, 1, "replicate"), (3, 4))
     return global_avg_pool2d(avg_pool2d(x, 2, 1)) + global_max_pool2d(x)
 
 
@@ -204,6 +235,12 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "complex": lambda x: conv2d(
         torch.complex(x, x.cos()), torch.complex(x, x.sin())[..., :3, :3], padding="same"
     ).abs(),
+    "adaptive_max_pool2d": lambda x: adaptive_max_pool2d(x, (5, 4)),
+    "adaptive_avg_pool2d": lambda x: adaptive_avg_pool2d(x, (5, None)),
+    "avg_pool2d_dilated": lambda x: avg_pool2d(x, 3, 2, 1, dilation=2),
+    "lp_pool2d": lambda x: lp_pool2d(x, 2, 3, 2),
+    "blur_pool2d": lambda x: blur_pool2d(x, 5),
+    "max_unpool2d": lambda x: max_unpool2d(*max_pool2d(x, 3, return_indices=True), 3, output_size=(12, 11)),
     "operators": lambda x: ops.avg_pool2d(ops.max_pool2d(ops.conv2d(x, x[:2, :, :3, :3]), [2]), [2]),
 }
 

@@ -5,8 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 from . import nn
 from ._library import BuildInfo, algorithms, build_info
 from .ops import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     avg_pool2d,
     avg_pool2d_choice,
+    binomial_filter,
+    blur_pool2d,
     conv2d,
     conv2d_choice,
     conv2d_output_size,
@@ -16,8 +20,10 @@ from .ops import (
     correlate2d,
     global_avg_pool2d,
     global_max_pool2d,
+    lp_pool2d,
     max_pool2d,
     max_pool2d_choice,
+    max_unpool2d,
 )
 
 try:
@@ -27,9 +33,13 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "BuildInfo",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "algorithms",
     "avg_pool2d",
     "avg_pool2d_choice",
+    "binomial_filter",
+    "blur_pool2d",
     "build_info",
     "conv2d",
     "conv2d_choice",
@@ -40,7 +50,9 @@ __all__ = [
     "correlate2d",
     "global_avg_pool2d",
     "global_max_pool2d",
+    "lp_pool2d",
     "max_pool2d",
     "max_pool2d_choice",
+    "max_unpool2d",
     "nn",
 ]

@@ -14,6 +14,7 @@ import torch
 
 Int: TypeAlias = "int | torch.SymInt"
 Pair: TypeAlias = "Int | Sequence[Int]"
+AdaptiveSize: TypeAlias = "Int | Sequence[Int | None] | None"
 Padding: TypeAlias = "Int | Sequence[Int] | Sequence[Sequence[Int]] | str"
 
 MODES = ("valid", "same", "same_lower", "full")
@@ -112,6 +113,11 @@ def check_mode(padding: str) -> None:
 def larger(a: Int, b: Int) -> Int:
     """max that leaves symbolic sizes symbolic."""
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
+
+
+def smaller(a: Int, b: Int) -> Int:
+    """min that leaves symbolic sizes symbolic."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_min(a, b)
 
 
 def mode_pads(mode: str, extent: Int, last_start: Int, size: Int) -> list[Int]:
@@ -378,6 +384,71 @@ def pool2d_size(
     size = (N, C, h.output, w.output)
     check_numel(op, "output", size)
     return size
+
+
+def adaptive_kernel(input_size: Int, output_size: Int) -> Int:
+    """The most taps that a window of an adaptive pooling has along an axis."""
+    if output_size == 0:
+        return input_size
+    size, rest = input_size // output_size, input_size % output_size
+    return size if rest == 0 else smaller(input_size, size + 2)
+
+
+def adaptive_pool2d_size(op: str, input_size: Sequence[Int], output_size: Sequence[Int]) -> tuple[Int, Int, Int, Int]:
+    """(N, C, P, Q) for an input of (N, C, H, W)."""
+    N, C, H, W = input_size
+    P, Q = expand(op, "output_size", output_size)
+    _require(C > 0, op, f"input must have at least one channel, got input of size {as_tuple(input_size)}")
+    for name, n, m in (("height", H, P), ("width", W, Q)):
+        _require(n > 0, op, f"input {name} must be positive, got {n}")
+        _require(m >= 0, op, f"output_size must not be negative, got {m} for the {name}")
+        checked(op, "input * output", n * m)
+    size = (N, C, P, Q)
+    check_numel(op, "output", size)
+    return size
+
+
+def adaptive_output_size(output_size: Any, input_size: Sequence[Int]) -> tuple[Int, Int]:
+    """An int, None or a pair of them as (height, width); None means as large as the input."""
+    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+        if len(output_size) not in (1, 2):
+            raise ValueError(f"output_size must have 1 or 2 values, got {tuple(output_size)}")
+        sizes = (output_size[0], output_size[-1])
+    else:
+        sizes = (output_size, output_size)
+    kind = "an int, None or a pair of them"
+    height, width = (
+        n if size is None else integer("output_size", size, kind)
+        for size, n in zip(sizes, input_size[-2:], strict=True)
+    )
+    return height, width
+
+
+def unpool2d_size(
+    pooled_size: Sequence[Int],
+    kernel_size: Sequence[Int],
+    stride: Sequence[Int],
+    padding: Sequence[Int],
+    output_size: Sequence[Int] | None,
+) -> tuple[Int, Int]:
+    """(height, width) of the image that a max-pool with that window brings to the pooled size: ``(n - 1) s + k - pads``
+    along an axis, or an output_size less than a stride from it."""
+    op = "max_unpool2d"
+    sizes = []
+    for axis, name in enumerate(("height", "width")):
+        n, k, s = pooled_size[axis - 2], kernel_size[axis], stride[axis]
+        lower, upper = padding[2 * axis], padding[2 * axis + 1]
+        _window_extent(op, name, n, k, s, 1, lower, upper)
+        default = checked(op, "(input - 1) * stride + kernel", (n - 1) * s + k) - lower - upper
+        size = default if output_size is None else output_size[axis]
+        _require(
+            size > default - s and size < default + s,
+            op,
+            f"output_size must be from {default - s + 1} to {default + s - 1} for the {name}, got {size}",
+        )
+        _require(size > 0, op, f"output_size must be positive, got {size} for the {name}")
+        sizes.append(size)
+    return sizes[0], sizes[1]
 
 
 def check_size(op: str, name: str, actual: Sequence[Int], expected: Sequence[Int]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 PATH = Path(__file__).with_name("libtorch_convops.so")
+OPERATORS = ("conv2d", "max_pool2d", "avg_pool2d", "max_unpool2d")
 _REBUILD = "run `pip install --no-build-isolation .` in a checkout of torch_convops, or `make build`"
 
 
@@ -66,12 +67,12 @@ def algorithms(operator: str, device: str = "cpu") -> list[str]:
     """Returns the names of an operator's algorithms, in the order in which ``"auto"`` prefers them.
 
     Args:
-        operator: ``"conv2d"``, ``"max_pool2d"`` or ``"avg_pool2d"``.
+        operator: ``"conv2d"``, ``"max_pool2d"``, ``"avg_pool2d"`` or ``"max_unpool2d"``; the others are built on these.
         device: ``"cpu"`` or ``"cuda"``; a CPU-only build has no CUDA algorithms.
     """
     names = _text("torch_convops_algorithms", operator.encode(), int(device == "cuda"))
-    if not names and operator not in ("conv2d", "max_pool2d", "avg_pool2d"):
-        raise ValueError(f"operator must be 'conv2d', 'max_pool2d' or 'avg_pool2d', got {operator!r}")
+    if not names and operator not in OPERATORS:
+        raise ValueError(f"operator must be one of {', '.join(map(repr, OPERATORS))}, got {operator!r}")
     return names.split(",") if names else []
 
 

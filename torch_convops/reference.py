@@ -10,7 +10,8 @@ CPU, sizes are (height, width) tuples, padding is (top, bottom, left, right). Te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -103,6 +104,21 @@ def taps(
                     w = border_pixel(q * stride[1] + s * dilation[1] - left, W, padding_mode)
                     if h is not None and w is not None:
                         yield p, q, r, s, h, w
+
+
+def adaptive_taps(input_size: Pair, output_size: Pair) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """The same list for adaptive windows: that of output p of P starts at the pixel in which the p-th of P equal parts
+    of the axis starts, and ends with the one in which that part ends."""
+    (H, W), (P, Q) = input_size, output_size
+    for p in range(P):
+        for q in range(Q):
+            rows, columns = (
+                [i for i in range(n) if i + 1 > Fraction(o * n, m) and i < Fraction((o + 1) * n, m)]
+                for o, n, m in ((p, H, P), (q, W, Q))
+            )
+            for r, h in enumerate(rows):
+                for s, w in enumerate(columns):
+                    yield p, q, r, s, h, w
 
 
 def _float64(values: Any) -> torch.Tensor:
@@ -311,18 +327,29 @@ def max_pool2d(
     over the whole image: such a window has the lowest value of the dtype and the index -1.
     """
     x = torch.as_tensor(input).detach().cpu()
-    N, C = x.shape[:2]
     stride = stride or kernel_size
     input_size = _pair(x.shape)
-    P, Q = _output_sizes(input_size, kernel_size, stride, padding, dilation, ceil_mode)
+    size = _output_sizes(input_size, kernel_size, stride, padding, dilation, ceil_mode)
+    return _maxima(x, size, taps(input_size, size, kernel_size, stride, padding, dilation))
+
+
+def adaptive_max_pool2d(input: Any, output_size: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same over the windows of :func:`adaptive_taps`: ``(N, C, H, W)`` to two ``(N, C, *output_size)``."""
+    x = torch.as_tensor(input).detach().cpu()
+    return _maxima(x, output_size, adaptive_taps(_pair(x.shape), output_size))
+
+
+def _maxima(
+    x: torch.Tensor, size: Pair, listed: Iterable[tuple[int, int, int, int, int, int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     lowest = -float("inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
-    y = torch.full((N, C, P, Q), lowest, dtype=x.dtype)
-    indices = torch.full((N, C, P, Q), -1)
-    for p, q, _, _, h, w in taps(input_size, (P, Q), kernel_size, stride, padding, dilation):
+    y = torch.full((*x.shape[:2], *size), lowest, dtype=x.dtype)
+    indices = torch.full(y.shape, -1)
+    for p, q, _, _, h, w in listed:
         candidate, best = x[:, :, h, w], y[:, :, p, q]
         picked = (indices[:, :, p, q] < 0) | (candidate > best) | candidate.isnan()
         y[:, :, p, q] = torch.where(picked, candidate, best)
-        indices[:, :, p, q] = torch.where(picked, h * input_size[1] + w, indices[:, :, p, q])
+        indices[:, :, p, q] = torch.where(picked, h * x.shape[-1] + w, indices[:, :, p, q])
     return y, indices
 
 
@@ -342,25 +369,52 @@ def max_pool2d_grad_input(grad_output: Any, indices: torch.Tensor, input_size: P
     return dx
 
 
+def max_unpool2d(input: Any, indices: torch.Tensor, output_size: Pair) -> torch.Tensor:
+    """``(N, C, P, Q)`` and its plane indices to ``(N, C, H, W)``; of several values for one pixel the last stays."""
+    x = _float64(input)
+    N, C, P, Q = x.shape
+    y = torch.zeros(N, C, *output_size, dtype=torch.float64)
+    for n in range(N):
+        for c in range(C):
+            for p in range(P):
+                for q in range(Q):
+                    h, w = divmod(int(indices[n, c, p, q]), output_size[1])
+                    y[n, c, h, w] = x[n, c, p, q]
+    return y
+
+
 # --- average-pooling ---
 #
 #   forward      y[n,c,p,q]  = sum over r,s of x[n,c,h,w] / D[p,q]
 #   grad_input   dx[n,c,h,w] = sum over the windows (p,q) that read (h,w) of dy[n,c,p,q] / D[p,q]
 #
-# D is divisor_override, or the number of pixels in the window: of the image, or of the image and its padding.
+# D is divisor_override, or the number of pixels in the window: of the image, or of the image and its padding. Without
+# any, 0 / 0 is NaN.
 
 
-def _divisor(
-    p: int, q: int, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Sides, count_include_pad: bool
-) -> int:
-    """Counts the pixels of window (p, q). What overhangs the padding in ceil_mode is no pixel of either kind."""
+def _divisors(
+    input_size: Pair,
+    output_size: Pair,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> torch.Tensor:
+    """(P, Q): the pixels of each window. What overhangs the padding in ceil_mode is no pixel of either kind."""
+    if divisor_override:
+        return torch.full(output_size, divisor_override, dtype=torch.float64)
     top, bottom, left, right = padding if count_include_pad else (0, 0, 0, 0)
-    count = 0
-    for r in range(kernel_size[0]):
-        for s in range(kernel_size[1]):
-            h, w = p * stride[0] + r - padding[0], q * stride[1] + s - padding[2]
-            count += -top <= h < input_size[0] + bottom and -left <= w < input_size[1] + right
-    return count
+    counts = torch.zeros(output_size, dtype=torch.float64)
+    for p in range(output_size[0]):
+        for q in range(output_size[1]):
+            for r in range(kernel_size[0]):
+                for s in range(kernel_size[1]):
+                    h = p * stride[0] + r * dilation[0] - padding[0]
+                    w = q * stride[1] + s * dilation[1] - padding[2]
+                    counts[p, q] += -top <= h < input_size[0] + bottom and -left <= w < input_size[1] + right
+    return counts
 
 
 def avg_pool2d(
@@ -371,21 +425,18 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Pair = (1, 1),
 ) -> torch.Tensor:
     """Mean of each window: ``(N, C, H, W)`` to ``(N, C, P, Q)``."""
     x = _float64(input)
     stride = stride or kernel_size
     input_size = _pair(x.shape)
-    P, Q = _output_sizes(input_size, kernel_size, stride, padding, (1, 1), ceil_mode)
-    y = torch.zeros(*x.shape[:2], P, Q, dtype=torch.float64)
-    for p, q, _, _, h, w in taps(input_size, (P, Q), kernel_size, stride, padding, (1, 1)):
+    size = _output_sizes(input_size, kernel_size, stride, padding, dilation, ceil_mode)
+    y = torch.zeros(*x.shape[:2], *size, dtype=torch.float64)
+    for p, q, _, _, h, w in taps(input_size, size, kernel_size, stride, padding, dilation):
         y[:, :, p, q] += x[:, :, h, w]
-    for p in range(P):
-        for q in range(Q):
-            y[:, :, p, q] /= divisor_override or _divisor(
-                p, q, input_size, kernel_size, stride, padding, count_include_pad
-            )
-    return y
+    window = (kernel_size, stride, padding, dilation)
+    return y / _divisors(input_size, size, *window, count_include_pad, divisor_override)
 
 
 def avg_pool2d_grad_input(
@@ -396,13 +447,49 @@ def avg_pool2d_grad_input(
     padding: Sides = (0, 0, 0, 0),
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Pair = (1, 1),
 ) -> torch.Tensor:
     """dL/dX: ``(N, C, P, Q)`` to ``(N, C, H, W)``. The size of ``grad_output`` tells whether ceil_mode was on."""
     dy = _float64(grad_output)
-    stride = stride or kernel_size
+    window = (kernel_size, stride or kernel_size, padding, dilation)
+    shares = dy / _divisors(input_size, _pair(dy.shape), *window, count_include_pad, divisor_override)
     dx = torch.zeros(*dy.shape[:2], *input_size, dtype=torch.float64)
-    for p, q, _, _, h, w in taps(input_size, _pair(dy.shape), kernel_size, stride, padding, (1, 1)):
-        dx[:, :, h, w] += dy[:, :, p, q] / (
-            divisor_override or _divisor(p, q, input_size, kernel_size, stride, padding, count_include_pad)
-        )
+    for p, q, _, _, h, w in taps(input_size, _pair(dy.shape), *window):
+        dx[:, :, h, w] += shares[:, :, p, q]
     return dx
+
+
+def adaptive_avg_pool2d(input: Any, output_size: Pair) -> torch.Tensor:
+    """Mean of each window of :func:`adaptive_taps`: ``(N, C, H, W)`` to ``(N, C, *output_size)``."""
+    x = _float64(input)
+    y = torch.zeros(*x.shape[:2], *output_size, dtype=torch.float64)
+    counts = torch.zeros(output_size, dtype=torch.float64)
+    for p, q, _, _, h, w in adaptive_taps(_pair(x.shape), output_size):
+        y[:, :, p, q] += x[:, :, h, w]
+        counts[p, q] += 1
+    return y / counts
+
+
+# --- compositions ---
+
+
+def lp_pool2d(
+    input: Any,
+    norm_type: float,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Sides = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+) -> torch.Tensor:
+    """p-norm of each window, the root of a sum of powers: ``(N, C, H, W)`` to ``(N, C, P, Q)``."""
+    window = (kernel_size, stride, padding)
+    sums = avg_pool2d(_float64(input).pow(norm_type), *window, divisor_override=1, dilation=dilation)
+    return sums.pow(1 / norm_type)
+
+
+def blur_pool2d(input: Any, filter: Any, stride: Pair, padding_mode: str = "reflect") -> torch.Tensor:
+    """``(N, C, H, W)`` and ``(R, S)`` to ``(N, C, P, Q)``: the filter slides over each channel."""
+    x, f = _float64(input), _float64(filter)
+    R, S = f.shape
+    C, padding = x.shape[1], ((R - 1) // 2, R // 2, (S - 1) // 2, S // 2)
+    return conv2d(x, f.expand(C, 1, R, S), None, stride, padding, groups=C, padding_mode=padding_mode)

@@ -26,7 +26,7 @@ namespace CONVOPS_ISA {
 
 CONVOPS_DEFINE_KERNEL(avg_pool2d_global, global_avg_pool_forward, global_avg_pool_grad_input)
 CONVOPS_DEFINE_KERNEL(avg_pool2d_direct, direct_avg_pool, avg_pool_grad_input)
-CONVOPS_DEFINE_KERNEL(avg_pool2d_separable, avg_pool_forward, avg_pool_grad_input)
+CONVOPS_DEFINE_KERNEL(avg_pool2d_separable, separable_avg_pool, avg_pool_grad_input)
 
 }  // namespace CONVOPS_ISA
 }  // namespace convops

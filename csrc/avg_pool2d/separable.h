@@ -1,156 +1,203 @@
 // Average-pooling and its transpose, along one axis at a time.
 //
-// forward: row sums, then sums of those down the columns, then one division. grad_input: the gradient divided, then
-// each input row sums the output rows whose windows hold it, then each pixel the columns. Bytes: input and output once
-// each; R + S additions a pixel, so small windows are bound by memory.
+// forward: sums down the columns, then along the row, then one division. grad_input: the gradient divided, then each
+// input row sums the output rows whose windows hold it, then each pixel the columns. Bytes: input and output once each;
+// small windows are bound by memory.
 #pragma once
 
 #include "../common/algorithm.h"
-#include "../common/pool_rows.h"
+#include "../common/separable.h"
+#include "divisors.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-// The outputs whose windows hold input i: [first, last).
-struct Cover {
-  Cover(const Axis& axis, int64_t i)
-      : first(std::max<int64_t>(0, ceil_div(i + axis.pad_lower - axis.kernel + 1, axis.stride))),
-        last(std::min(axis.output, (i + axis.pad_lower) / axis.stride + 1)) {}
-  int64_t first, last;
+template <typename acc>
+struct SumRule {
+  using acc_t = acc;
+  static constexpr bool kTags = false;
+  using Item = Tagged<acc_t, false>;
+
+  static CONVOPS_INLINE Item identity() { return Vector<acc_t>{}; }
+  static CONVOPS_INLINE void take(Item& sum, const Item& next) { sum.value += next.value; }
+  static CONVOPS_INLINE void take_unordered(Item& sum, const Item& next) { sum.value += next.value; }
 };
 
-inline std::vector<Cover> covers_of(const Axis& axis) {
-  std::vector<Cover> covers;
-  covers.reserve(axis.input);
-  for (int64_t i = 0; i < axis.input; ++i) covers.emplace_back(axis, i);
-  return covers;
-}
-
-// to[i] = sum over rows of rows[...][i]; `finish` turns a vector of sums at i into what is stored.
-template <typename scalar_t, typename Finish>
-CONVOPS_INLINE void sum_rows(
-    const std::vector<const Compute<scalar_t>*>& rows, int64_t length, scalar_t* to, const Finish& finish) {
-  using acc_t = Compute<scalar_t>;
-  for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
-    Vector<acc_t> sum{};
-    for (const acc_t* row : rows) sum += load(row + i);
-    store_partial(to + i, finish(sum, i), count);
-  });
-}
-
 template <typename scalar_t>
-void avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* input, scalar_t* output) {
+void separable_avg_pool(const AvgPool2dProblem& problem, const scalar_t* input, scalar_t* output) {
   using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
+  using Item = Tagged<acc_t, false>;
   const Pool2dGeometry& g = problem.geometry;
-  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
-  const Axis used = g.w.used();
-  const int64_t ring_slots = std::min(g.h.extent(), H);
-  const auto row_windows = windows_of(g.h), column_windows = windows_of(g.w);
-  // A strip is a plane, or a range of output columns whose ring of rows stays in the L2 cache.
-  constexpr int64_t kRingBytes = 128 << 10;
-  const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? 1 : C;
-  const int64_t column_bytes = ring_slots * C * static_cast<int64_t>(sizeof(acc_t));
-  const int64_t chunk = g.channels_last ? std::clamp<int64_t>(kRingBytes / column_bytes, 1, Q) : Q;
-  const int64_t chunks = ceil_div(Q, chunk), pitch = round_up(chunk * pixel, lanes) + lanes;
-
-  struct State {
-    Scratch<acc_t> sums, divisors;
-    StridedRow<acc_t> row;
-    RowRing ring;
-    std::vector<const acc_t*> slots;
-  };
-  const auto make_state = [&] {
-    return State{Scratch<acc_t>(ring_slots * pitch), Scratch<acc_t>(pitch), {used, acc_t(0)}, RowRing(ring_slots), {}};
-  };
-  parallel_strips(
-      g.N * planes * chunks, P, g.input_numel(), make_state, [&](State& state, int64_t strip, int64_t p0, int64_t p1) {
-        const int64_t plane = strip / chunks, q0 = strip % chunks * chunk, q1 = std::min(q0 + chunk, Q);
-        const scalar_t* image = input + plane * H * W * pixel;
-        const auto make = [&](int64_t h, int64_t slot) {
-          acc_t* to = state.sums.data() + slot * pitch;
-          if (!g.channels_last) {
-            state.row.set(image + h * W);
-            for (int64_t q = 0; q < Q; q += lanes) {
-              Vector<acc_t> sum{};
-              for (int64_t s = 0; s < used.kernel; ++s) sum += load(state.row.tap(s) + q);
-              store(to + q, sum);
-            }
-            return;
-          }
-          for (int64_t q = q0; q < q1; ++q, to += C) {
-            const Window& window = column_windows[q];
-            const scalar_t* from = image + (h * W + window.start) * C;
-            for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
-              Vector<acc_t> sum{};
-              for (int64_t s = window.first; s < window.last; ++s) sum += load_partial(from + s * C + channel, count);
-              store(to + channel, sum);
-            });
-          }
-        };
-        state.ring.clear();
-        int64_t counted_rows = -1;
-        for (int64_t p = p0; p < p1; ++p) {
-          const Window& window = row_windows[p];
-          state.slots.clear();
-          for (int64_t r = window.first; r < window.last; ++r) {
-            state.slots.push_back(state.sums.data() + state.ring.slot(window.start + r, make) * pitch);
-          }
-          if (const int64_t count = problem.divisor.counted(g.h, p); count != counted_rows) {
-            counted_rows = count;
-            for (int64_t q = q0; q < q1; ++q) {
-              std::fill_n(state.divisors.data() + (q - q0) * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
-            }
-          }
-          sum_rows(
-              state.slots, (q1 - q0) * pixel, output + ((plane * P + p) * Q + q0) * pixel,
-              [&](Vector<acc_t> sum, int64_t i) { return sum / load(state.divisors.data() + i); });
+  const int64_t P = g.h.output, Q = g.w.output;
+  const Divisors<acc_t> divisors(problem);
+  reduce_windows<SumRule<acc_t>>(
+      g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
+      [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const Item& item) {
+        if (g.channels_last) {
+          store_partial(output + ((n * P + p) * Q + q) * g.C + channel, divisors.divide_at(p, q, item.value), count);
+        } else {
+          store_partial(output + ((n * g.C + channel) * P + p) * Q + q, divisors.divide_along(p, q, item.value), count);
         }
       });
 }
 
-// Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. Contiguous rows
-// are done by remainder of the padded column modulo the stride, where a step in the pixel is a step in the output.
+// The outputs whose windows hold an input: every step-th of [first, last).
+struct Cover {
+  int64_t first = 0, last = 0, step = 1;
+};
+
+inline std::vector<Cover> covers_of(const Axis& axis) {
+  std::vector<Cover> covers(axis.input);
+  if (axis.dilation == 1) {
+    for (int64_t i = 0; i < axis.input; ++i) {
+      if (axis.adaptive) {
+        covers[i] = {adaptive_first(i, axis.output, axis.input), adaptive_last(i, axis.output, axis.input)};
+      } else {
+        covers[i].first = std::max<int64_t>(0, ceil_div(i + axis.pad_lower - axis.kernel + 1, axis.stride));
+        covers[i].last = std::min(axis.output, (i + axis.pad_lower) / axis.stride + 1);
+      }
+    }
+    return covers;
+  }
+  // The outputs that hold a pixel are evenly spaced.
+  for (int64_t o = 0; o < axis.output; ++o) {
+    const int64_t start = axis.start(o), last = axis.last_tap(o);
+    for (int64_t tap = axis.first_tap(o); tap < last; ++tap) {
+      Cover& cover = covers[start + tap * axis.dilation];
+      if (cover.last == 0) cover.first = o;
+      else cover.step = o + 1 - cover.last;
+      cover.last = o + 1;
+    }
+  }
+  return covers;
+}
+
+// Rows of a gradient, each divided once for all the windows that read it.
+template <typename scalar_t>
+class DividedRows {
+  using acc_t = Compute<scalar_t>;
+
+ public:
+  // Up to `span` neighbouring rows of up to `channels` channels are at hand at a time.
+  DividedRows(
+      const Pool2dGeometry& g, const Divisors<acc_t>& divisors, const scalar_t* grad_output, int64_t span,
+      int64_t channels)
+      : g_(g),
+        divisors_(divisors),
+        grad_output_(grad_output),
+        slots_(std::min(span, g.h.output)),
+        size_(round_up(g.w.output * channels, kLanes<acc_t>) + kLanes<acc_t>),
+        ring_(slots_),
+        divided_(slots_ * size_) {}
+
+  void enter(int64_t n, int64_t channel, int64_t channels) {
+    const int64_t plane = g_.h.output * g_.w.output;
+    from_ = grad_output_ + (g_.channels_last ? n * plane * g_.C + channel : (n * g_.C + channel) * plane);
+    channels_ = channels;
+    ring_.clear();
+  }
+  int64_t pitch(int64_t channels) const { return channels; }
+
+  CONVOPS_INLINE const acc_t* operator()(int64_t p) {
+    const int64_t slot = ring_.slot(p, [&](int64_t row, int64_t to) { divide(row, divided_.data() + to * size_); });
+    return divided_.data() + slot * size_;
+  }
+
+ private:
+  void divide(int64_t p, acc_t* to) const {
+    const int64_t Q = g_.w.output;
+    if (!g_.channels_last) {
+      for_each_vector<acc_t>(Q, [&](int64_t q, int64_t count) {
+        store(to + q, divisors_.divide_along(p, q, load_partial(from_ + p * Q + q, count)));
+      });
+      return;
+    }
+    for (int64_t q = 0; q < Q; ++q) {
+      for_each_vector<acc_t>(channels_, [&](int64_t c, int64_t count) {
+        const auto gradient = load_partial(from_ + (p * Q + q) * g_.C + c, count);
+        store_partial(to + q * channels_ + c, divisors_.divide_at(p, q, gradient), count);
+      });
+    }
+  }
+
+  const Pool2dGeometry& g_;
+  const Divisors<acc_t>& divisors_;
+  const scalar_t* grad_output_;
+  int64_t slots_, size_;
+  RowRing ring_;
+  Scratch<acc_t> divided_;
+  const scalar_t* from_ = nullptr;
+  int64_t channels_ = 0;
+};
+
+// With a stride of 1 the transpose is a sum over windows, too: over those of the outputs that hold a pixel.
+inline Axis transposed(const Axis& axis) {
+  const int64_t lower = axis.extent() - 1 - axis.pad_lower;
+  return {axis.output, axis.kernel, axis.input, 1, axis.dilation, lower, axis.input - 1 + axis.extent() - lower - axis.output};
+}
+
+template <typename scalar_t>
+void avg_pool_grad_input_of_stride_1(
+    const AvgPool2dProblem& problem, const scalar_t* grad_output, scalar_t* grad_input) {
+  using acc_t = Compute<scalar_t>;
+  using Item = Tagged<acc_t, false>;
+  const Pool2dGeometry& g = problem.geometry;
+  const int64_t H = g.h.input, W = g.w.input;
+  const Divisors<acc_t> divisors(problem);
+  const Pool2dGeometry gradient{g.N, g.C, transposed(g.h), transposed(g.w), g.channels_last};
+  reduce_windows<SumRule<acc_t>>(
+      gradient,
+      [&](int64_t span, int64_t channels) {
+        return DividedRows<scalar_t>(g, divisors, grad_output, span, channels);
+      },
+      [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item) {
+        const int64_t at = g.channels_last ? ((n * H + h) * W + w) * g.C + channel : ((n * g.C + channel) * H + h) * W + w;
+        store_partial(grad_input + at, item.value, count);
+      });
+}
+
+// Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. With a stride of 2
+// it is done by remainder of the padded column, where a step in the pixel is a step in the output; else each pixel's
+// outputs are listed.
 template <typename scalar_t>
 class SpreadRow {
   using acc_t = Compute<scalar_t>;
+  static constexpr int64_t lanes = kLanes<acc_t>;
 
  public:
   explicit SpreadRow(const Axis& axis)
       : axis_(axis),
-        margin_(round_up(ceil_div(axis.kernel, axis.stride), kLanes<acc_t>)),
-        positions_(ceil_div(axis.input + axis.pad_lower, axis.stride)),
-        sums_(2 * margin_ + round_up(std::max(axis.output, positions_), kLanes<acc_t>) + kLanes<acc_t>),
-        spread_(round_up(positions_, kLanes<acc_t>) * 2 + 2 * kLanes<acc_t>) {
-    std::fill_n(
-        sums_.data(), 2 * margin_ + round_up(std::max(axis.output, positions_), kLanes<acc_t>) + kLanes<acc_t>,
-        acc_t(0));
+        in_pairs_(!axis.adaptive && axis.dilation == 1 && axis.stride == 2),
+        margin_(round_up(ceil_div(axis.kernel, axis.stride), lanes)),
+        positions_(in_pairs_ ? ceil_div(axis.input + axis.pad_lower, axis.stride) : 0),
+        size_(2 * margin_ + round_up(std::max(axis.output, positions_), lanes) + lanes),
+        sums_(size_),
+        spread_(round_up(in_pairs_ ? 2 * positions_ : axis.input, lanes) + 2 * lanes) {
+    std::fill_n(sums_.data(), size_, acc_t(0));
+    if (!in_pairs_) list_outputs();
   }
 
   // Where the column sums of outputs 0, 1, ... go; zeros surround them.
   acc_t* sums() { return sums_.data() + margin_; }
 
   void write(scalar_t* to) {
-    constexpr int lanes = kLanes<acc_t>;
-    const int64_t W = axis_.input, pad = axis_.pad_lower, stride = axis_.stride;
-    if (stride == 1) {
-      for (int64_t w = 0; w < W; w += lanes) store_partial(to + w, at(w + pad, 0), W - w);
-    } else if (stride == 2) {
+    const int64_t W = axis_.input, pad = in_pairs_ ? axis_.pad_lower : 0;
+    acc_t* spread = spread_.data();
+    if (in_pairs_) {
       // Pixel w is position (w + pad) / 2 of remainder (w + pad) % 2.
-      acc_t* both = spread_.data();
       for (int64_t i = 0; i < positions_; i += lanes) {
         const Vector<acc_t> even = at(i, 0), odd = at(i, 1);
-        store(both + 2 * i, zip<false, acc_t>(even, odd));
-        store(both + 2 * i + lanes, zip<true, acc_t>(even, odd));
+        store(spread + 2 * i, zip<false, acc_t>(even, odd));
+        store(spread + 2 * i + lanes, zip<true, acc_t>(even, odd));
       }
-      for (int64_t w = 0; w < W; w += lanes) store_partial(to + w, load(both + w + pad), W - w);
     } else {
-      for (int64_t w = 0; w < W; ++w) {
-        acc_t sum = 0;
-        for (int64_t q = Cover(axis_, w).first; q < Cover(axis_, w).last; ++q) sum += sums()[q];
-        to[w] = narrow<scalar_t>(sum);
+      std::fill_n(spread, W, acc_t(0));
+      const acc_t* from = sums();
+      for (const int32_t* output = listed_.data(); output < listed_.data() + listed_.size(); output += W) {
+        for (int64_t w = 0; w < W; ++w) spread[w] += from[output[w]];
       }
     }
+    for_each_vector<acc_t>(W, [&](int64_t w, int64_t count) { store_partial(to + w, load(spread + w + pad), count); });
   }
 
  private:
@@ -163,75 +210,83 @@ class SpreadRow {
     return sum;
   }
 
+  // Round by round the next output of each pixel, or a zero before the first output.
+  void list_outputs() {
+    const auto covers = covers_of(axis_);
+    for (int64_t round = 0;; ++round) {
+      const size_t first = listed_.size();
+      bool any = false;
+      for (const Cover& cover : covers) {
+        const int64_t output = cover.first + round * cover.step;
+        any |= output < cover.last;
+        listed_.push_back(output < cover.last ? static_cast<int32_t>(output) : -1);
+      }
+      if (!any) return listed_.resize(first);
+    }
+  }
+
   const Axis& axis_;
-  int64_t margin_, positions_;
+  bool in_pairs_;
+  int64_t margin_, positions_, size_;
   Scratch<acc_t> sums_, spread_;
+  std::vector<int32_t> listed_;
 };
 
 template <typename scalar_t>
 void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_output, scalar_t* grad_input) {
   using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
   const Pool2dGeometry& g = problem.geometry;
-  const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
-  const int64_t ring_slots = std::min(ceil_div(g.h.kernel, g.h.stride), P);
-  const int64_t pixel = g.channels_last ? C : 1, planes = g.channels_last ? g.N : g.N * C;
-  const int64_t length = Q * pixel, pitch = round_up(length, lanes) + lanes;
+  const auto slides_by_1 = [](const Axis& axis) { return !axis.adaptive && axis.stride == 1; };
+  if (slides_by_1(g.h) && slides_by_1(g.w)) return avg_pool_grad_input_of_stride_1(problem, grad_output, grad_input);
+  const int64_t H = g.h.input, W = g.w.input, Q = g.w.output, C = g.C;
+  const int64_t pixel = g.channels_last ? C : 1, length = Q * pixel;
   const Axis used = g.w.used();
-  const auto row_covers = covers_of(g.h), column_covers = covers_of(g.w);
+  const Divisors<acc_t> divisors(problem);
+  const auto row_covers = covers_of(g.h), column_covers = g.channels_last ? covers_of(g.w) : std::vector<Cover>();
+  int64_t span = 1;
+  for (const Cover& cover : row_covers) span = std::max(span, cover.last - cover.first);
 
   struct State {
-    Scratch<acc_t> divided, divisors, column_sums;
+    DividedRows<scalar_t> divided;
     SpreadRow<scalar_t> spread;
-    RowRing ring;
-    std::vector<const acc_t*> slots;
-    int64_t counted_rows;
+    Scratch<acc_t> column_sums;
+    std::vector<const acc_t*> rows{};
   };
   const auto make_state = [&] {
     return State{
-        Scratch<acc_t>(ring_slots * pitch),
-        Scratch<acc_t>(pitch),
-        Scratch<acc_t>(pitch),
-        SpreadRow<scalar_t>(used),
-        RowRing(ring_slots),
-        {},
-        -1};
+        DividedRows<scalar_t>(g, divisors, grad_output, span, pixel), SpreadRow<scalar_t>(used),
+        Scratch<acc_t>(round_up(length, kLanes<acc_t>))};
   };
+  const int64_t planes = g.channels_last ? g.N : g.N * C;
   parallel_strips(planes, H, g.input_numel(), make_state, [&](State& state, int64_t plane, int64_t h0, int64_t h1) {
-    const scalar_t* from = grad_output + plane * P * length;
-    const auto make = [&](int64_t p, int64_t slot) {
-      if (const int64_t count = problem.divisor.counted(g.h, p); count != state.counted_rows) {
-        state.counted_rows = count;
-        for (int64_t q = 0; q < Q; ++q) {
-          std::fill_n(state.divisors.data() + q * pixel, pixel, acc_t(problem.divisor.at(g, p, q)));
-        }
-      }
-      acc_t* to = state.divided.data() + slot * pitch;
-      for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
-        store(to + i, load_partial(from + p * length + i, count) / load(state.divisors.data() + i));
-      });
-    };
-    state.ring.clear();
+    state.divided.enter(g.channels_last ? plane : plane / C, g.channels_last ? 0 : plane % C, pixel);
     for (int64_t h = h0; h < h1; ++h) {
-      const Cover& rows = row_covers[h];
-      state.slots.clear();
-      for (int64_t p = rows.first; p < rows.last; ++p) {
-        state.slots.push_back(state.divided.data() + state.ring.slot(p, make) * pitch);
-      }
+      const Cover& cover = row_covers[h];
+      state.rows.clear();
+      for (int64_t p = cover.first; p < cover.last; p += cover.step) state.rows.push_back(state.divided(p));
       scalar_t* to = grad_input + (plane * H + h) * W * pixel;
-      const auto plain = [](Vector<acc_t> sum, int64_t) { return sum; };
+      acc_t* sums = g.channels_last ? state.column_sums.data() : state.spread.sums();
+      const acc_t* summed = sums;
+      if (g.channels_last && state.rows.size() == 1) {
+        summed = state.rows[0];
+      } else {
+        for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
+          Vector<acc_t> sum{};
+          for (const acc_t* row : state.rows) sum += load(row + i);
+          store_partial(sums + i, sum, count);
+        });
+      }
       if (!g.channels_last) {
-        sum_rows(state.slots, length, state.spread.sums(), plain);
         state.spread.write(to);
         continue;
       }
-      const acc_t* sums = state.slots.size() == 1 ? state.slots[0] : state.column_sums.data();
-      if (state.slots.size() != 1) sum_rows(state.slots, length, state.column_sums.data(), plain);
       for (int64_t w = 0; w < W; ++w, to += C) {
         const Cover& columns = column_covers[w];
         for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
           Vector<acc_t> sum{};
-          for (int64_t q = columns.first; q < columns.last; ++q) sum += load(sums + q * C + channel);
+          for (int64_t q = columns.first; q < columns.last; q += columns.step) {
+            sum += load_partial(summed + q * C + channel, count);
+          }
           store_partial(to + channel, sum, count);
         });
       }

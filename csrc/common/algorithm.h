@@ -82,6 +82,32 @@ struct AvgPool2dArguments {
   void* stream = nullptr;
 };
 
+// scatter writes each pooled value to the pixel that its index names and zero to the others; of several values for one
+// pixel the last in row-major order stays, or with scatter_add all add up. gather reads each pixel back.
+enum class MaxUnpool2dPass : int32_t { scatter, scatter_add, gather };
+
+struct MaxUnpool2dProblem {
+  MaxUnpool2dPass pass;
+  DType dtype;
+  MaxUnpool2dGeometry geometry;
+};
+
+// scatter, scatter_add: pooled, indices -> image. gather: image, indices -> pooled. An index that names no pixel is
+// an error, wherever the kernel can find that out.
+struct MaxUnpool2dArguments {
+  void* pooled = nullptr;
+  void* image = nullptr;
+  const int64_t* indices = nullptr;
+  void* workspace = nullptr;
+  void* stream = nullptr;
+};
+
+[[noreturn]] inline void fail_index(const MaxUnpool2dGeometry& geometry, int64_t index) {
+  fail(
+      "max_unpool2d", "indices must be at least 0 and less than the output's height * width, ", geometry.pixels,
+      ", got ", index);
+}
+
 template <typename Problem, typename Arguments>
 struct Algorithm {
   const char* name;
@@ -93,17 +119,20 @@ struct Algorithm {
 using Conv2dAlgorithm = Algorithm<Conv2dProblem, Conv2dArguments>;
 using MaxPool2dAlgorithm = Algorithm<MaxPool2dProblem, MaxPool2dArguments>;
 using AvgPool2dAlgorithm = Algorithm<AvgPool2dProblem, AvgPool2dArguments>;
+using MaxUnpool2dAlgorithm = Algorithm<MaxUnpool2dProblem, MaxUnpool2dArguments>;
 
 // One list per operator and device, best first: "auto" takes the first that supports the problem.
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms();
 std::span<const MaxPool2dAlgorithm> max_pool2d_cpu_algorithms();
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cpu_algorithms();
+std::span<const MaxUnpool2dAlgorithm> max_unpool2d_cpu_algorithms();
 // CONVOPS_ALGORITHMS_ON picks the list of a device; a build without CUDA never sees a tensor on one.
 #ifdef CONVOPS_CUDA
 #define CONVOPS_ALGORITHMS_ON(op, cuda) ((cuda) ? op##_cuda_algorithms() : op##_cpu_algorithms())
 std::span<const Conv2dAlgorithm> conv2d_cuda_algorithms();
 std::span<const MaxPool2dAlgorithm> max_pool2d_cuda_algorithms();
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cuda_algorithms();
+std::span<const MaxUnpool2dAlgorithm> max_unpool2d_cuda_algorithms();
 #else
 #define CONVOPS_ALGORITHMS_ON(op, cuda) (static_cast<void>(cuda), op##_cpu_algorithms())
 #endif

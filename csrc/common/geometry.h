@@ -71,23 +71,39 @@ inline Border as_border(const char* op, std::string_view name) {
   fail(op, "padding_mode must be one of ", known, "; got '", name, "'");
 }
 
-// One axis of a sliding window: output o, tap k reads input o * stride + k * dilation - pad_lower.
+// An adaptive pooling cuts n pixels into m windows, [first, last) for window o: as even as whole pixels allow, and
+// overlapping where m does not divide n. The windows that pixel i is in are [first, last) with n and m swapped.
+template <typename index_t>
+CONVOPS_HOST_DEVICE inline index_t adaptive_first(index_t o, index_t n, index_t m) {
+  return o * n / m;
+}
+template <typename index_t>
+CONVOPS_HOST_DEVICE inline index_t adaptive_last(index_t o, index_t n, index_t m) {
+  return ((o + 1) * n + m - 1) / m;
+}
+
+// One axis of a sliding window: output o, tap k reads input o * stride + k * dilation - pad_lower. The windows of an
+// adaptive axis start where the rule above says and have up to `kernel` taps.
 struct Axis {
   int64_t input, kernel, output;
   int64_t stride, dilation, pad_lower, pad_upper;
   Border border = Border::zeros;
+  bool adaptive = false;
 
   CONVOPS_HOST_DEVICE int64_t extent() const { return dilation * (kernel - 1) + 1; }
   CONVOPS_HOST_DEVICE bool covers_input() const {
     return kernel == input && output == 1 && pad_lower == 0 && pad_upper == 0 && (dilation == 1 || kernel == 1);
   }
-  CONVOPS_HOST_DEVICE int64_t start(int64_t o) const { return o * stride - pad_lower; }
+  CONVOPS_HOST_DEVICE int64_t start(int64_t o) const {
+    return adaptive ? adaptive_first(o, input, output) : o * stride - pad_lower;
+  }
   // The taps of output o that fall inside the input: [first_tap, last_tap).
   CONVOPS_HOST_DEVICE int64_t first_tap(int64_t o) const {
     const int64_t s = start(o);
     return s >= 0 ? 0 : ceil_div(-s, dilation);
   }
   CONVOPS_HOST_DEVICE int64_t last_tap(int64_t o) const {
+    if (adaptive) return adaptive_last(o, input, output) - start(o);
     const int64_t n = ceil_div(input - start(o), dilation);
     return n < kernel ? (n < 0 ? 0 : n) : kernel;
   }
@@ -98,6 +114,7 @@ struct Axis {
     return last_start >= 0 ? 0 : -last_start / dilation;
   }
   Axis used() const {
+    if (adaptive) return *this;
     const int64_t first = first_used_tap(), end = (input - 1 + pad_lower) / dilation + 1;
     const int64_t taps = (end < kernel ? end : kernel) - first;
     return {input, taps > 1 ? taps : 1, output, stride, dilation, pad_lower - first * dilation, pad_upper, border};
@@ -170,6 +187,16 @@ inline Axis make_axis(
     if (!__builtin_mul_overflow(output, stride, &last_start) && last_start < input + pad_lower) ++output;
   }
   return {input, kernel, output, stride, dilation, pad_lower, pad_upper};
+}
+
+// Where m divides n the windows are those of a pooling with kernel and stride n / m.
+inline Axis make_adaptive_axis(const char* op, const char* name, int64_t input, int64_t output) {
+  CONVOPS_CHECK(input > 0, op, "input ", name, " must be positive, got ", input);
+  CONVOPS_CHECK(output >= 0, op, "output_size must not be negative, got ", output, " for the ", name);
+  checked_mul(op, "input * output", input, output);
+  if (output == 0) return {input, input, 0, input, 1, 0, 0};
+  if (const int64_t size = input / output; input % output == 0) return {input, size, output, size, 1, 0, 0};
+  return {input, input / output + 2 < input ? input / output + 2 : input, output, 1, 1, 0, 0, Border::zeros, true};
 }
 
 inline void check_numel(const char* op, const char* what, const std::array<int64_t, 4>& sizes) {
@@ -249,6 +276,14 @@ struct Pool2dGeometry {
 // The saved window offset r * S + s of a max-pool takes one byte while the window has at most this many taps.
 constexpr int64_t kMaxByteTaps = 256;
 
+// Offsets are 32-bit where they are no bytes.
+inline void check_taps(const char* op, const std::array<int64_t, 2>& kernel_size) {
+  int64_t taps = 0;
+  CONVOPS_CHECK(
+      !__builtin_mul_overflow(kernel_size[0], kernel_size[1], &taps) && taps <= INT32_MAX, op,
+      "kernel_size must have at most 2**31 - 1 taps, got ", as_tuple(kernel_size));
+}
+
 inline Pool2dGeometry make_pool2d_geometry(
     const char* op, const std::array<int64_t, 4>& input_size, const std::array<int64_t, 2>& kernel_size,
     const std::array<int64_t, 2>& stride, const std::array<int64_t, 4>& padding, const std::array<int64_t, 2>& dilation,
@@ -260,19 +295,38 @@ inline Pool2dGeometry make_pool2d_geometry(
       make_axis(op, "width", W, kernel_size[1], stride[1], dilation[1], padding[2], padding[3], ceil_mode),
       channels_last};
   for (const Axis* axis : {&geometry.h, &geometry.w}) {
-    // Also keeps every window of an average-pool on at least one pixel of the input.
+    // Without dilation it also keeps every window on at least one pixel of the input.
     CONVOPS_CHECK(
         axis->pad_lower <= axis->extent() / 2 && axis->pad_upper <= axis->extent() / 2, op,
         "padding must be at most half of the window's extent, got padding ",
         as_tuple(std::array{axis->pad_lower, axis->pad_upper}), " for an extent of ", axis->extent());
   }
-  int64_t taps = 0;
-  CONVOPS_CHECK(
-      !__builtin_mul_overflow(kernel_size[0], kernel_size[1], &taps) && taps <= INT32_MAX, op,
-      "kernel_size must have at most 2**31 - 1 taps, got ", as_tuple(kernel_size));
+  check_taps(op, kernel_size);
   check_numel(op, "output", geometry.output_size());
   return geometry;
 }
+
+inline Pool2dGeometry make_adaptive_pool2d_geometry(
+    const char* op, const std::array<int64_t, 4>& input_size, const std::array<int64_t, 2>& output_size,
+    bool channels_last) {
+  const auto [N, C, H, W] = input_size;
+  CONVOPS_CHECK(C > 0, op, "input must have at least one channel, got input of size ", as_tuple(input_size));
+  const Pool2dGeometry geometry{
+      N, C, make_adaptive_axis(op, "height", H, output_size[0]), make_adaptive_axis(op, "width", W, output_size[1]),
+      channels_last};
+  check_taps(op, {geometry.h.kernel, geometry.w.kernel});
+  check_numel(op, "output", geometry.output_size());
+  return geometry;
+}
+
+// Planes of `pooled` values, each of which has the index of a pixel in a plane of `pixels`.
+struct MaxUnpool2dGeometry {
+  int64_t N, C, pooled, pixels;
+  bool channels_last;
+
+  CONVOPS_HOST_DEVICE int64_t pooled_numel() const { return N * C * pooled; }
+  CONVOPS_HOST_DEVICE int64_t numel() const { return N * C * pixels; }
+};
 
 // What an average-pool divides a window's sum by.
 struct AvgPool2dDivisor {

@@ -14,7 +14,8 @@ CONVOPS_INLINE void add_row(const T* from, int64_t count, Compute<T>* to) {
   }
 }
 
-// The sum of a stretch: four vectors of partial sums, so that rounding grows with a small part of its length.
+// The sum of a stretch: four vectors of partial sums, added in pairs, so that rounding grows with a small part of its
+// length.
 template <typename scalar_t>
 CONVOPS_INLINE Compute<scalar_t> plane_sum(const scalar_t* from, int64_t count) {
   using acc_t = Compute<scalar_t>;
@@ -25,10 +26,9 @@ CONVOPS_INLINE Compute<scalar_t> plane_sum(const scalar_t* from, int64_t count) 
     for (int v = 0; v < 4; ++v) part[v] += load(from + i + v * lanes);
   }
   for (; i < count; i += lanes) part[0] += load_partial(from + i, count - i);
-  const Vector<acc_t> total = (part[0] + part[1]) + (part[2] + part[3]);
-  acc_t sum = 0;
-  for (int lane = 0; lane < lanes; ++lane) sum += total[lane];
-  return sum;
+  Vector<acc_t> total = (part[0] + part[1]) + (part[2] + part[3]);
+  fold_lanes<lanes>([&](auto by) { total += rotate<by, acc_t>(total); });
+  return total[0];
 }
 
 }  // namespace CONVOPS_ISA

@@ -1,11 +1,11 @@
-// The window arguments that every pooling operator takes, and the checks that they share.
+// The windows that pooling operators take, and the checks that they share.
 #pragma once
 
 #include "stable.h"
 
 namespace convops {
 
-struct PoolWindow {
+struct SlidingWindow {
   const char* op;
   const IntList &kernel_size, &stride, &padding, &dilation;
   bool ceil_mode;
@@ -17,13 +17,38 @@ struct PoolWindow {
         op, input_size, kernel, stride.empty() ? kernel : as_pair(op, "stride", stride), as_sides(op, padding),
         as_pair(op, "dilation", dilation), ceil_mode, channels_last);
   }
+};
 
-  void check_output(const char* argument, const Tensor& tensor, const Pool2dGeometry& geometry) const {
-    const auto size = image_size(op, argument, tensor);
-    CONVOPS_CHECK(
-        size == geometry.output_size(), op, argument, " must be of size ", as_tuple(geometry.output_size()), ", got ",
-        as_tuple(size));
+// The gradient of an adaptive pooling shows by its size how many windows there were.
+struct AdaptiveWindow {
+  const char* op;
+  std::array<int64_t, 2> output_size;
+
+  AdaptiveWindow(const char* op, const IntList& output_size)
+      : op(op), output_size(as_pair(op, "output_size", output_size)) {}
+  AdaptiveWindow(const char* op, const char* argument, const Tensor& output) : op(op) {
+    check_defined(op, argument, output);
+    const auto size = image_size(op, argument, output);
+    output_size = {size[2], size[3]};
+  }
+
+  Pool2dGeometry over(const std::array<int64_t, 4>& input_size, bool channels_last) const {
+    return make_adaptive_pool2d_geometry(op, input_size, output_size, channels_last);
   }
 };
+
+inline void check_output(const char* op, const char* argument, const Tensor& tensor, const Pool2dGeometry& geometry) {
+  const auto size = image_size(op, argument, tensor);
+  CONVOPS_CHECK(
+      size == geometry.output_size(), op, argument, " must be of size ", as_tuple(geometry.output_size()), ", got ",
+      as_tuple(size));
+}
+
+// The size of the input that a gradient of that size belongs to.
+inline std::array<int64_t, 4> pooled_input_size(
+    const char* op, const std::array<int64_t, 4>& output_size, const IntList& input_size) {
+  const auto [H, W] = as_pair(op, "input_size", input_size);
+  return {output_size[0], output_size[1], H, W};
+}
 
 }  // namespace convops

@@ -1,6 +1,4 @@
-// What separable pooling kernels share. A pooling window is reduced along its rows first, one input row at a time, and
-// the reduced rows are then reduced down its columns, so a window costs R + S steps instead of R * S, and a row that
-// several windows overlap is reduced along once.
+// What pooling kernels share: the taps of windows, vectors of rows, and how work is shared out to threads.
 #pragma once
 
 #include <algorithm>
@@ -37,78 +35,6 @@ class RowRing {
 
  private:
   std::vector<int64_t> row_of_slot_;
-};
-
-// A row of a plane, padded to every column that a window reads and sorted by column modulo the stride, so that tap s
-// of all windows is one contiguous stretch. Where dilation puts the taps far apart each tap is copied out by itself.
-template <typename acc_t>
-class StridedRow {
- public:
-  StridedRow(const Axis& axis, acc_t padding)
-      : axis_(axis),
-        remainders_(std::min(axis.stride, axis.extent())),
-        // Two more than the outputs and what a window spans beyond its stride.
-        pitch_(round_up(axis.output + axis.extent() / axis.stride + 2, kLanes<acc_t>) + kLanes<acc_t>),
-        far_taps_(axis.extent() > 2 * axis.input + axis.kernel),
-        tap_pitch_(round_up(axis.output, kLanes<acc_t>)),
-        size_(far_taps_ ? axis.kernel * tap_pitch_ : remainders_ * pitch_),
-        columns_(size_) {
-    std::fill_n(columns_.data(), size_, padding);
-    for (int64_t s = 0; s < axis.kernel; ++s) {
-      taps_.push_back(far_taps_ ? columns_.data() + s * tap_pitch_ : column(s * axis.dilation));
-    }
-  }
-
-  // Fills in the columns inside the image; the padding stays.
-  template <typename scalar_t>
-  void set(const scalar_t* row) {
-    constexpr int lanes = kLanes<acc_t>;
-    const int64_t reach = (axis_.output - 1) * axis_.stride + axis_.extent() - axis_.pad_lower;
-    const int64_t read = std::min(axis_.input, reach);
-    int64_t w = 0;
-    if (far_taps_) {
-      for (int64_t s = 0; s < axis_.kernel; ++s) {
-        for (int64_t q = 0; q < axis_.output; ++q) {
-          const int64_t from = axis_.start(q) + s * axis_.dilation;
-          if (from >= 0 && from < axis_.input) columns_[s * tap_pitch_ + q] = widen(row[from]);
-        }
-      }
-    } else if (axis_.stride == 1) {
-      acc_t* to = columns_.data() + axis_.pad_lower;
-      for (; w < read; w += lanes) store_partial(to + w, load_partial(row + w, read - w), read - w);
-    } else if (axis_.stride == 2 && remainders_ == 2) {
-      acc_t* even = column(axis_.pad_lower);
-      acc_t* odd = column(axis_.pad_lower + 1);
-      for (; w + 2 * lanes <= read; w += 2 * lanes) {
-        const Vector<acc_t> a = load(row + w), b = load(row + w + lanes);
-        store(even + w / 2, unzip<false, acc_t>(a, b));
-        store(odd + w / 2, unzip<true, acc_t>(a, b));
-      }
-      for (; w < read; ++w) (w % 2 == 0 ? even : odd)[w / 2] = widen(row[w]);
-    } else {
-      int64_t remainder = axis_.pad_lower % axis_.stride, index = axis_.pad_lower / axis_.stride;
-      for (; w < read; ++w) {
-        if (remainder < remainders_) columns_[remainder * pitch_ + index] = widen(row[w]);
-        if (++remainder == axis_.stride) {
-          remainder = 0;
-          ++index;
-        }
-      }
-    }
-  }
-
-  // What tap s reads, for outputs 0, 1, ...
-  const acc_t* tap(int64_t s) const { return taps_[s]; }
-
- private:
-  acc_t* column(int64_t padded) { return columns_.data() + padded % axis_.stride * pitch_ + padded / axis_.stride; }
-
-  const Axis& axis_;
-  int64_t remainders_, pitch_;
-  bool far_taps_;
-  int64_t tap_pitch_, size_;
-  Scratch<acc_t> columns_;
-  std::vector<const acc_t*> taps_;
 };
 
 // The taps of each output that fall inside the input, worked out once: the rules of Axis divide.
@@ -159,6 +85,20 @@ inline void for_each_channel_block(const Pool2dGeometry& g, const Body& body) {
     }
   });
 }
+
+// How a scatter is shared out so that no two tasks write to the same pixel and channel: contiguous tensors by plane,
+// channels_last ones by image and range of channels, of which there are about `wanted` in all.
+struct ChannelRanges {
+  template <typename Geometry>
+  ChannelRanges(const Geometry& g, int64_t wanted) {
+    constexpr int64_t kLeast = 16;  // a cache line of floats
+    const int64_t even = ceil_div(g.C, ceil_div(wanted, g.N));
+    width = g.channels_last ? std::min(g.C, round_up(even, kLeast)) : 1;
+    count = ceil_div(g.C, width);
+  }
+
+  int64_t width, count;
+};
 
 // A tap of a channels_last window: elements from the window's first pixel, and the offset r * S + s.
 struct WindowTap {

@@ -78,6 +78,19 @@ CONVOPS_INLINE Vector<T> broadcast(T value) {
   return value - Vector<T>{};  // x - 0 is x for every x, x + 0 is not for -0
 }
 
+// a where a > b, else b: also where either is NaN.
+template <typename T>
+CONVOPS_INLINE Vector<T> larger(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) return (Vector<T>)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (std::is_same_v<T, double>) return (Vector<T>)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) return (Vector<T>)_mm256_max_ps((__m256)a, (__m256)b);
+  if constexpr (std::is_same_v<T, double>) return (Vector<T>)_mm256_max_pd((__m256d)a, (__m256d)b);
+#endif
+  return a > b ? a : b;
+}
+
 // Keeps a vector in a register across an unrolled loop, where GCC would else sink or reorder the arithmetic.
 #ifdef __aarch64__
 #define CONVOPS_PIN(vector) asm("" : "+w"(vector))
@@ -268,6 +281,24 @@ CONVOPS_INLINE Vector<T> unzip(Vector<T> a, Vector<T> b) {
     return __builtin_shufflevector(
         a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16, o + 18, o + 20, o + 22, o + 24, o + 26,
         o + 28, o + 30);
+  }
+}
+
+// The lanes moved down by `by`, the first ones to the end.
+template <int by, typename T>
+CONVOPS_INLINE Vector<T> rotate(Vector<T> v) {
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(v, v, ((i + by) % kLanes<T>)...);
+  }(std::make_integer_sequence<int, kLanes<T>>());
+}
+
+// Calls fold(std::integral_constant<int, by>()) for by = n/2, n/4, ..., 1: taking in the lanes rotated by that each time
+// leaves the fold of all n lanes in every one.
+template <int n, typename Fold>
+CONVOPS_INLINE void fold_lanes(const Fold& fold) {
+  if constexpr (n > 1) {
+    fold(std::integral_constant<int, n / 2>());
+    fold_lanes<n / 2>(fold);
   }
 }
 

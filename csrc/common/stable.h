@@ -68,15 +68,20 @@ inline DType check_dtype(const char* op, const char* argument, const Tensor& ten
       integers ? ", float16 or an integer of 8 to 64 bits" : " or float16", ", got ", dtype_name(tensor.scalar_type()));
 }
 
+inline void check_same_device(
+    const char* op, const char* argument, const Tensor& tensor, const Tensor& input, const char* input_name) {
+  CONVOPS_CHECK(
+      tensor.is_cuda() == input.is_cuda() && tensor.get_device_index() == input.get_device_index(), op, argument,
+      " must be on the device of ", input_name);
+}
+
 inline void check_same(
     const char* op, const char* argument, const Tensor& tensor, const Tensor& input, const char* input_name = "input") {
   check_defined(op, argument, tensor);
   CONVOPS_CHECK(
       tensor.scalar_type() == input.scalar_type(), op, argument, " must have the dtype of ", input_name, " (",
       dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
-  CONVOPS_CHECK(
-      tensor.is_cuda() == input.is_cuda() && tensor.get_device_index() == input.get_device_index(), op, argument,
-      " must be on the device of ", input_name);
+  check_same_device(op, argument, tensor, input, input_name);
 }
 
 // An int list of one or two values as a pair.
@@ -133,7 +138,8 @@ inline std::array<int64_t, 4> dense_strides(const int64_t* sizes, size_t rank, b
   for (size_t i = 0; i < rank; ++i) {
     const size_t dim = channels_last ? std::array{1, 3, 2, 0}[i] : rank - 1 - i;
     strides[dim] = step;
-    step *= sizes[dim];
+    // A size of 0 counts as 1 in contiguous strides only: torch's rules.
+    step *= channels_last || sizes[dim] > 0 ? sizes[dim] : 1;
   }
   return strides;
 }

@@ -8,76 +8,75 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-// Every lane keeps the maximum of its own pixels; the lanes are then compared by the same rule: of equal maxima the
-// first pixel, of NaNs the last.
+// Every lane keeps the maximum of its own pixels; then the lanes are compared with each other.
 template <typename scalar_t, bool kOffsets>
-CONVOPS_INLINE std::pair<Compute<scalar_t>, int64_t> plane_maximum(const scalar_t* plane, int64_t pixels) {
-  using acc_t = Compute<scalar_t>;
+CONVOPS_INLINE typename MaximumRule<scalar_t, kOffsets>::Item plane_maximum(const scalar_t* plane, int64_t pixels) {
+  using Rule = MaximumRule<scalar_t, kOffsets>;
+  using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
   constexpr int lanes = kLanes<acc_t>;
-  Maximum<acc_t, kOffsets> maximum;
-  maximum.start(broadcast<acc_t>(kLowest<scalar_t>), Vector<Offset>{});
-  Vector<Offset> at;
-  for (int lane = 0; lane < lanes; ++lane) at[lane] = lane;
-  int64_t i = 0;
-  for (; i + lanes <= pixels; i += lanes, at += lanes) maximum.take(load(plane + i), at);
-  acc_t best = kLowest<scalar_t>;
-  int64_t offset = 0;
-  const auto take = [&](acc_t value, int64_t pixel) {
-    const bool is_nan = value != value, best_is_nan = best != best;
-    const bool better = is_nan || best_is_nan ? is_nan && (!best_is_nan || pixel > offset)
-                                              : value > best || (value == best && pixel < offset);
-    if (better) {
-      best = value;
-      offset = pixel;
-    }
-  };
-  if (i > 0) {
-    best = maximum.value[0];
-    if constexpr (kOffsets) offset = maximum.offset[0];
-    for (int lane = 1; lane < lanes; ++lane) take(maximum.value[lane], kOffsets ? maximum.offset[lane] : 0);
+  Vector<Offset> first;
+  for (int lane = 0; lane < lanes; ++lane) first[lane] = lane;
+  scalar_t small[lanes];
+  if (pixels < lanes) {
+    std::fill(std::copy_n(plane, pixels, small), small + lanes, narrow<scalar_t>(kLowest<scalar_t>));
+    plane = small;
+    pixels = lanes;
   }
-  for (; i < pixels; ++i) take(widen(plane[i]), i);
-  return {best, offset};
+  // Several vectors at a time, as one comparison waits for the one before.
+  constexpr int kChains = 4;
+  typename Rule::Item best[kChains];
+  for (auto& item : best) item = Rule::identity();
+  const auto at = [&](int64_t i) { return typename Rule::Item(load(plane + i), first + broadcast<Offset>(i)); };
+  int64_t i = 0;
+  for (; i + kChains * lanes <= pixels; i += kChains * lanes) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) Rule::take(best[chain], at(i + chain * lanes));
+  }
+  for (; i + lanes <= pixels; i += lanes) Rule::take(best[0], at(i));
+  // The rest as the last whole vector: seeing a pixel twice changes nothing.
+  if (i < pixels) Rule::take_unordered(best[0], at(pixels - lanes));
+  for (int chain = 1; chain < kChains; ++chain) Rule::take_unordered(best[0], best[chain]);
+  fold_lanes<lanes>([&](auto by) {
+    typename Rule::Item rotated(rotate<by, acc_t>(best[0].value));
+    if constexpr (kOffsets) rotated.tag = rotate<by, Offset>(best[0].tag);
+    Rule::take_unordered(best[0], rotated);
+  });
+  return best[0];
 }
 
 template <typename scalar_t, typename offset_t, bool kOffsets>
 void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
-  using acc_t = Compute<scalar_t>;
+  using Rule = MaximumRule<scalar_t, kOffsets>;
+  using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
   const int64_t pixels = g.h.input * g.w.input, C = g.C;
   if (!g.channels_last) {
     parallel_for(g.N * C, g.input_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t plane = begin; plane < end; ++plane) {
-        const auto [value, offset] = plane_maximum<scalar_t, kOffsets>(input + plane * pixels, pixels);
-        output[plane] = narrow<scalar_t>(value);
-        if constexpr (kOffsets) offsets[plane] = static_cast<offset_t>(offset);
+        const auto maximum = plane_maximum<scalar_t, kOffsets>(input + plane * pixels, pixels);
+        output[plane] = narrow<scalar_t>(maximum.value[0]);
+        if constexpr (kOffsets) offsets[plane] = static_cast<offset_t>(maximum.tag[0]);
       }
     });
     return;
   }
   // Pixel by pixel, so that memory is read in order.
   for_each_channel_block(g, [&](int64_t n, int64_t first, int64_t channels) {
-    const int64_t padded = round_up(channels, kLanes<acc_t>);
-    const Scratch<acc_t> values(padded);
-    const Scratch<Offset> at(padded);
-    std::fill_n(values.data(), padded, kLowest<scalar_t>);
-    std::fill_n(at.data(), padded, Offset(0));
+    TaggedRows<Rule> best(1, channels);
+    best.fill(Rule::identity());
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       const scalar_t* from = input + (n * pixels + pixel) * C + first;
       for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
-        Maximum<acc_t, kOffsets> maximum;
-        maximum.start(load(values.data() + i), load(at.data() + i));
-        maximum.take(load_partial(from + i, count), broadcast<Offset>(pixel));
-        store(values.data() + i, maximum.value);
-        if constexpr (kOffsets) store(at.data() + i, maximum.offset);
+        auto item = best.load(i);
+        Rule::take(item, {load_partial(from + i, count), broadcast<Offset>(pixel)});
+        best.store(i, item);
       });
     }
     for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
-      store_partial(output + n * C + first + i, load(values.data() + i), count);
-      if constexpr (kOffsets) {
-        store_offsets<offset_t, Offset>(offsets + n * C + first + i, load(at.data() + i), count);
-      }
+      const auto item = best.load(i);
+      store_partial(output + n * C + first + i, item.value, count);
+      if constexpr (kOffsets) store_offsets<offset_t, Offset>(offsets + n * C + first + i, item.tag, count);
     });
   });
 }

@@ -1,4 +1,5 @@
-// max_pool2d, its routing by window offset, and the transpose of that routing, on every device.
+// max_pool2d over sliding and adaptive windows, its routing by window offset, and the transpose of that routing, on
+// every device.
 #include "../common/operators.h"
 #include "../common/pool2d.h"
 
@@ -9,25 +10,24 @@ ScalarType offset_dtype(const Pool2dGeometry& geometry) {
   return geometry.taps() <= kMaxByteTaps ? ScalarType::Byte : ScalarType::Int;
 }
 
-void check_offsets(const PoolWindow& window, const Tensor& offsets, const Pool2dGeometry& geometry) {
-  check_defined(window.op, "offsets", offsets);
+void check_offsets(const char* op, const Tensor& offsets, const Pool2dGeometry& geometry) {
+  check_defined(op, "offsets", offsets);
   CONVOPS_CHECK(
-      offsets.scalar_type() == offset_dtype(geometry), window.op, "offsets must be ",
-      dtype_name(offset_dtype(geometry)), " for a window of ", geometry.taps(), " taps, got ",
-      dtype_name(offsets.scalar_type()));
-  window.check_output("offsets", offsets, geometry);
+      offsets.scalar_type() == offset_dtype(geometry), op, "offsets must be ", dtype_name(offset_dtype(geometry)),
+      " for a window of ", geometry.taps(), " taps, got ", dtype_name(offsets.scalar_type()));
+  check_output(op, "offsets", offsets, geometry);
 }
 
 void run(
-    const PoolWindow& window, const Tensor& on, const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments,
+    const char* op, const Tensor& on, const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments,
     const std::string& algorithm) {
-  const auto& chosen = choose_algorithm(window.op, CONVOPS_ALGORITHMS_ON(max_pool2d, on.is_cuda()), problem, algorithm);
-  if (problem.geometry.N == 0) return;
-  Launch{on}(chosen, problem, arguments);
+  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(max_pool2d, on.is_cuda()), problem, algorithm);
+  if (problem.geometry.output_numel() > 0) Launch{on}(chosen, problem, arguments);
 }
 
+template <typename Window>
 std::tuple<Tensor, std::optional<Tensor>> forward(
-    const PoolWindow& window, Tensor input, bool with_offsets, const std::string& algorithm) {
+    const Window& window, Tensor input, bool with_offsets, const std::string& algorithm) {
   const DType dtype = check_dtype(window.op, "input", input, /*integers=*/true);
   const bool channels_last = is_channels_last(input);
   const bool unbatched = input.dim() == 3;
@@ -39,8 +39,66 @@ std::tuple<Tensor, std::optional<Tensor>> forward(
   const MaxPool2dArguments arguments{
       .input = input.data_ptr(), .output = output.data_ptr(), .offsets = offsets ? offsets->data_ptr() : nullptr};
   const auto pass = with_offsets ? MaxPool2dPass::forward_with_offsets : MaxPool2dPass::forward;
-  run(window, input, {pass, dtype, geometry}, arguments, algorithm);
+  run(window.op, input, {pass, dtype, geometry}, arguments, algorithm);
   return {output, offsets};
+}
+
+template <typename Window>
+std::tuple<Tensor, Tensor> forward_with_offsets(const Window& window, Tensor input, const std::string& algorithm) {
+  auto [output, offsets] = forward(window, input, true, algorithm);
+  return {output, *offsets};
+}
+
+template <typename Window>
+Tensor grad_input(
+    const Window& window, Tensor grad_output, Tensor offsets, const IntList& input_size,
+    std::optional<MemoryFormat> memory_format, const std::string& algorithm) {
+  const DType dtype = check_dtype(window.op, "grad_output", grad_output);
+  const bool channels_last = wants_channels_last(grad_output, memory_format);
+  const auto size = pooled_input_size(window.op, image_size(window.op, "grad_output", grad_output), input_size);
+  const auto geometry = window.over(size, channels_last);
+  check_output(window.op, "grad_output", grad_output, geometry);
+  check_offsets(window.op, offsets, geometry);
+  check_numel(window.op, "grad_input", size);
+  Tensor grad_input = allocate(grad_output, size, grad_output.dim() == 3, channels_last);
+  if (geometry.output_numel() == 0) return torch::stable::zero_(grad_input);
+  grad_output = dense(grad_output, channels_last);
+  offsets = dense(offsets, channels_last && offsets.dim() == 4);
+  const MaxPool2dArguments arguments{
+      .input = grad_input.data_ptr(), .output = grad_output.data_ptr(), .offsets = offsets.data_ptr()};
+  run(window.op, grad_output, {MaxPool2dPass::grad_input, dtype, geometry}, arguments, algorithm);
+  return grad_input;
+}
+
+template <typename Window>
+Tensor gather(const Window& window, Tensor input, Tensor offsets, const std::string& algorithm) {
+  const DType dtype = check_dtype(window.op, "input", input);
+  const bool channels_last = is_channels_last(input);
+  const auto geometry = window.over(image_size(window.op, "input", input), channels_last);
+  check_offsets(window.op, offsets, geometry);
+  Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
+  input = dense(input, channels_last);
+  offsets = dense(offsets, channels_last && offsets.dim() == 4);
+  const MaxPool2dArguments arguments{
+      .input = input.data_ptr(), .output = output.data_ptr(), .offsets = offsets.data_ptr()};
+  run(window.op, input, {MaxPool2dPass::gather, dtype, geometry}, arguments, algorithm);
+  return output;
+}
+
+template <typename Window>
+Tensor indices(const Window& window, Tensor offsets, const IntList& input_size, const std::string& algorithm) {
+  check_defined(window.op, "offsets", offsets);
+  const bool channels_last = is_channels_last(offsets);
+  const auto size = pooled_input_size(window.op, image_size(window.op, "offsets", offsets), input_size);
+  const auto geometry = window.over(size, channels_last);
+  check_offsets(window.op, offsets, geometry);
+  Tensor indices = allocate(offsets, geometry.output_size(), offsets.dim() == 3, channels_last, ScalarType::Long);
+  offsets = dense(offsets, channels_last);
+  const MaxPool2dArguments arguments{
+      .offsets = offsets.data_ptr(), .indices = static_cast<int64_t*>(indices.data_ptr())};
+  const DType dtype = geometry.taps() <= kMaxByteTaps ? DType::uint8 : DType::int32;
+  run(window.op, offsets, {MaxPool2dPass::indices, dtype, geometry}, arguments, algorithm);
+  return indices;
 }
 
 }  // namespace
@@ -48,74 +106,62 @@ std::tuple<Tensor, std::optional<Tensor>> forward(
 Tensor max_pool2d(
     Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation, bool ceil_mode,
     std::string algorithm) {
-  const PoolWindow window{"max_pool2d", kernel_size, stride, padding, dilation, ceil_mode};
+  const SlidingWindow window{"max_pool2d", kernel_size, stride, padding, dilation, ceil_mode};
   return std::get<0>(forward(window, input, false, algorithm));
 }
 
 std::tuple<Tensor, Tensor> max_pool2d_with_offsets(
     Tensor input, IntList kernel_size, IntList stride, IntList padding, IntList dilation, bool ceil_mode,
     std::string algorithm) {
-  const PoolWindow window{"max_pool2d", kernel_size, stride, padding, dilation, ceil_mode};
-  auto [output, offsets] = forward(window, input, true, algorithm);
-  return {output, *offsets};
+  const SlidingWindow window{"max_pool2d", kernel_size, stride, padding, dilation, ceil_mode};
+  return forward_with_offsets(window, input, algorithm);
 }
 
 Tensor max_pool2d_grad_input(
     Tensor grad_output, Tensor offsets, IntList input_size, IntList kernel_size, IntList stride, IntList padding,
     IntList dilation, bool ceil_mode, std::optional<MemoryFormat> memory_format, std::string algorithm) {
-  const PoolWindow window{"max_pool2d_grad_input", kernel_size, stride, padding, dilation, ceil_mode};
-  const DType dtype = check_dtype(window.op, "grad_output", grad_output);
-  const bool channels_last = wants_channels_last(grad_output, memory_format);
-  const auto size = image_size(window.op, "grad_output", grad_output);
-  const auto [H, W] = as_pair(window.op, "input_size", input_size);
-  const std::array<int64_t, 4> grad_size{size[0], size[1], H, W};
-  const auto geometry = window.over(grad_size, channels_last);
-  window.check_output("grad_output", grad_output, geometry);
-  check_offsets(window, offsets, geometry);
-  check_numel(window.op, "grad_input", grad_size);
-  Tensor grad_input = allocate(grad_output, grad_size, grad_output.dim() == 3, channels_last);
-  grad_output = dense(grad_output, channels_last);
-  offsets = dense(offsets, channels_last && offsets.dim() == 4);
-  const MaxPool2dArguments arguments{
-      .input = grad_input.data_ptr(), .output = grad_output.data_ptr(), .offsets = offsets.data_ptr()};
-  run(window, grad_output, {MaxPool2dPass::grad_input, dtype, geometry}, arguments, algorithm);
-  return grad_input;
+  const SlidingWindow window{"max_pool2d_grad_input", kernel_size, stride, padding, dilation, ceil_mode};
+  return grad_input(window, grad_output, offsets, input_size, memory_format, algorithm);
 }
 
 Tensor max_pool2d_gather(
     Tensor input, Tensor offsets, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
     bool ceil_mode, std::string algorithm) {
-  const PoolWindow window{"max_pool2d_gather", kernel_size, stride, padding, dilation, ceil_mode};
-  const DType dtype = check_dtype(window.op, "input", input);
-  const bool channels_last = is_channels_last(input);
-  const auto geometry = window.over(image_size(window.op, "input", input), channels_last);
-  check_offsets(window, offsets, geometry);
-  Tensor output = allocate(input, geometry.output_size(), input.dim() == 3, channels_last);
-  input = dense(input, channels_last);
-  offsets = dense(offsets, channels_last && offsets.dim() == 4);
-  const MaxPool2dArguments arguments{
-      .input = input.data_ptr(), .output = output.data_ptr(), .offsets = offsets.data_ptr()};
-  run(window, input, {MaxPool2dPass::gather, dtype, geometry}, arguments, algorithm);
-  return output;
+  const SlidingWindow window{"max_pool2d_gather", kernel_size, stride, padding, dilation, ceil_mode};
+  return gather(window, input, offsets, algorithm);
 }
 
 Tensor max_pool2d_indices(
     Tensor offsets, IntList input_size, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
     bool ceil_mode, std::string algorithm) {
-  const PoolWindow window{"max_pool2d_indices", kernel_size, stride, padding, dilation, ceil_mode};
-  check_defined(window.op, "offsets", offsets);
-  const bool channels_last = is_channels_last(offsets);
-  const auto size = image_size(window.op, "offsets", offsets);
-  const auto [H, W] = as_pair(window.op, "input_size", input_size);
-  const auto geometry = window.over({size[0], size[1], H, W}, channels_last);
-  check_offsets(window, offsets, geometry);
-  Tensor indices = allocate(offsets, geometry.output_size(), offsets.dim() == 3, channels_last, ScalarType::Long);
-  offsets = dense(offsets, channels_last);
-  const MaxPool2dArguments arguments{
-      .offsets = offsets.data_ptr(), .indices = static_cast<int64_t*>(indices.data_ptr())};
-  const DType dtype = geometry.taps() <= kMaxByteTaps ? DType::uint8 : DType::int32;
-  run(window, offsets, {MaxPool2dPass::indices, dtype, geometry}, arguments, algorithm);
-  return indices;
+  const SlidingWindow window{"max_pool2d_indices", kernel_size, stride, padding, dilation, ceil_mode};
+  return indices(window, offsets, input_size, algorithm);
+}
+
+Tensor adaptive_max_pool2d(Tensor input, IntList output_size, std::string algorithm) {
+  return std::get<0>(forward(AdaptiveWindow("adaptive_max_pool2d", output_size), input, false, algorithm));
+}
+
+std::tuple<Tensor, Tensor> adaptive_max_pool2d_with_offsets(Tensor input, IntList output_size, std::string algorithm) {
+  return forward_with_offsets(AdaptiveWindow("adaptive_max_pool2d", output_size), input, algorithm);
+}
+
+Tensor adaptive_max_pool2d_grad_input(
+    Tensor grad_output, Tensor offsets, IntList input_size, std::optional<MemoryFormat> memory_format,
+    std::string algorithm) {
+  check_dtype("adaptive_max_pool2d_grad_input", "grad_output", grad_output);
+  const AdaptiveWindow window("adaptive_max_pool2d_grad_input", "grad_output", grad_output);
+  return grad_input(window, grad_output, offsets, input_size, memory_format, algorithm);
+}
+
+Tensor adaptive_max_pool2d_gather(Tensor input, Tensor offsets, std::string algorithm) {
+  check_dtype("adaptive_max_pool2d_gather", "input", input);
+  return gather(AdaptiveWindow("adaptive_max_pool2d_gather", "offsets", offsets), input, offsets, algorithm);
+}
+
+Tensor adaptive_max_pool2d_indices(Tensor offsets, IntList input_size, std::string algorithm) {
+  const AdaptiveWindow window("adaptive_max_pool2d_indices", "offsets", offsets);
+  return indices(window, offsets, input_size, algorithm);
 }
 
 }  // namespace convops

@@ -46,7 +46,7 @@ void with_types(const MaxPool2dProblem& problem, const Run& run) {
 
 CONVOPS_DEFINE_FORWARD(max_pool2d_global, global_max_pool)
 CONVOPS_DEFINE_FORWARD(max_pool2d_direct, direct_max_pool)
-CONVOPS_DEFINE_FORWARD(max_pool2d_separable, max_pool_forward)
+CONVOPS_DEFINE_FORWARD(max_pool2d_separable, separable_max_pool)
 
 // The passes that follow saved offsets.
 void max_pool2d_routing(const MaxPool2dProblem& problem, const MaxPool2dArguments& a) {

@@ -3,29 +3,61 @@
 
 #include <limits>
 
-#include "../common/simd.h"
+#include "../common/separable.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-// A running maximum and where it was found.
-template <typename acc_t, bool kOffsets>
-struct Maximum {
-  using Offset = LaneInt<acc_t>;
-
-  CONVOPS_INLINE void start(Vector<acc_t> v, Vector<Offset> at) {
-    value = v;
-    if constexpr (kOffsets) offset = at;
+// What the maximum of no value is.
+template <typename scalar_t>
+constexpr Compute<scalar_t> kLowest = [] {
+  if constexpr (std::is_integral_v<scalar_t>) {
+    return std::numeric_limits<scalar_t>::lowest();
+  } else {
+    return -std::numeric_limits<Compute<scalar_t>>::infinity();
   }
-  CONVOPS_INLINE void take(Vector<acc_t> v, Vector<Offset> at) {
-    auto better = v > value;
-    if constexpr (!std::is_integral_v<acc_t>) better |= v != v;
-    value = better ? v : value;
-    if constexpr (kOffsets) offset = better ? at : offset;
+}();
+
+// The first of equal maxima and the last NaN, with the offset of its tap as the tag.
+template <typename scalar, bool kWithOffsets>
+struct MaximumRule {
+  using scalar_t = scalar;
+  using acc_t = Compute<scalar_t>;
+  static constexpr bool kTags = kWithOffsets;
+  using Item = Tagged<acc_t, kTags>;
+
+  static CONVOPS_INLINE Item identity() { return broadcast<acc_t>(kLowest<scalar_t>); }
+
+  // `next` stands behind everything that `best` has seen.
+  static CONVOPS_INLINE void take(Item& best, const Item& next) {
+    if constexpr (!kTags) {
+      const auto most = larger<acc_t>(next.value, best.value);
+      best.value = is_nan(next.value) ? next.value : most;
+    } else {
+      const auto better = (next.value > best.value) | is_nan(next.value);
+      best.value = better ? next.value : best.value;
+      best.tag = better ? next.tag : best.tag;
+    }
   }
 
-  Vector<acc_t> value;
-  Vector<Offset> offset;
+  // The two stand in any order: the tags tell which is first.
+  static CONVOPS_INLINE void take_unordered(Item& best, const Item& other) {
+    if constexpr (!kTags) {
+      take(best, other);
+    } else {
+      const auto before = other.tag < best.tag;
+      auto better = (other.value > best.value) | ((other.value == best.value) & before);
+      better |= is_nan(other.value) & (~is_nan(best.value) | ~before);
+      best.value = better ? other.value : best.value;
+      best.tag = better ? other.tag : best.tag;
+    }
+  }
+
+ private:
+  static CONVOPS_INLINE auto is_nan(Vector<acc_t> value) {
+    if constexpr (std::is_integral_v<acc_t>) return Vector<LaneInt<acc_t>>{};
+    else return value != value;
+  }
 };
 
 // Offsets are uint8_t or int32_t in memory.
@@ -39,16 +71,6 @@ CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t co
     for (int64_t i = 0; i < count; ++i) to[i] = narrow[i];
   }
 }
-
-// What the maximum of no value is.
-template <typename scalar_t>
-constexpr Compute<scalar_t> kLowest = [] {
-  if constexpr (std::is_integral_v<scalar_t>) {
-    return std::numeric_limits<scalar_t>::lowest();
-  } else {
-    return -std::numeric_limits<Compute<scalar_t>>::infinity();
-  }
-}();
 
 }  // namespace CONVOPS_ISA
 }  // namespace convops

@@ -9,6 +9,19 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
+// Where a window starts along an axis, and the end of the pixels that its taps may name: of the image, or of an adaptive
+// window that is shorter than others.
+struct Reach {
+  int64_t start, end;
+};
+inline std::vector<Reach> reaches_of(const Axis& axis) {
+  std::vector<Reach> reaches(axis.output);
+  for (int64_t o = 0; o < axis.output; ++o) {
+    reaches[o] = {axis.start(o), axis.adaptive ? axis.start(o) + axis.last_tap(o) : axis.input};
+  }
+  return reaches;
+}
+
 // Follows offsets of one geometry. Bytes are looked up, wider offsets divided.
 template <typename offset_t>
 class Route {
@@ -33,11 +46,11 @@ class Route {
     return offset < 0 || offset >= g_.taps() ? kNowhere : offset % g_.w.kernel * g_.w.dilation;
   }
 
-  // The pixel h * W + w that window (p, q) routes to, or -1.
-  CONVOPS_INLINE int64_t pixel(int64_t h_start, int64_t w_start, offset_t offset) const {
-    const int64_t h = h_start + row(offset), w = w_start + column(offset);
-    const bool inside = static_cast<uint64_t>(h) < static_cast<uint64_t>(g_.h.input) &&
-                        static_cast<uint64_t>(w) < static_cast<uint64_t>(g_.w.input);
+  // The pixel h * W + w that a window's offset routes to, or -1.
+  CONVOPS_INLINE int64_t pixel(const Reach& rows, const Reach& columns, offset_t offset) const {
+    const int64_t h = rows.start + row(offset), w = columns.start + column(offset);
+    const bool inside = static_cast<uint64_t>(h) < static_cast<uint64_t>(rows.end) &&
+                        static_cast<uint64_t>(w) < static_cast<uint64_t>(columns.end);
     return inside ? h * g_.w.input + w : -1;
   }
 
@@ -48,19 +61,6 @@ class Route {
   int64_t rows_[kMaxByteTaps], columns_[kMaxByteTaps];
 };
 
-// How a scatter is shared out so that no two tasks write to the same pixel and channel: contiguous tensors by plane,
-// channels_last ones by image and range of channels, of which there are about `wanted` in all.
-struct ChannelRanges {
-  ChannelRanges(const Pool2dGeometry& g, int64_t wanted) {
-    constexpr int64_t kLeast = 16;  // a cache line of floats
-    const int64_t even = ceil_div(g.C, ceil_div(wanted, g.N));
-    width = g.channels_last ? std::min(g.C, round_up(even, kLeast)) : 1;
-    count = ceil_div(g.C, width);
-  }
-
-  int64_t width, count;
-};
-
 // A scatter: per window one load of gradient and offset and one add, however large the window. Rows of the gradient are
 // zeroed just before the first window that reaches them, while they are about to be in the cache anyway.
 template <typename scalar_t, typename offset_t>
@@ -69,6 +69,7 @@ void max_pool_grad_input(
   using acc_t = Compute<scalar_t>;
   constexpr bool kDirect = std::is_same_v<scalar_t, acc_t>;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
+  const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
   const ChannelRanges ranges(g, kDirect ? 4 * thread_count() : g.N * ceil_div(C, 16));
   parallel_for(g.N * ranges.count, g.input_numel(), [&](int64_t begin, int64_t end) {
     const Route<offset_t> route(g);
@@ -96,13 +97,13 @@ void max_pool_grad_input(
       };
       int64_t zeroed = 0;
       for (int64_t p = 0; p < P; ++p) {
-        const int64_t h = g.h.start(p), reach = std::clamp<int64_t>(h + g.h.extent(), zeroed, H);
+        const int64_t reach = std::clamp<int64_t>(rows[p].start + g.h.extent(), zeroed, H);
         zero_rows(zeroed, reach);
         zeroed = reach;
         for (int64_t q = 0; q < Q; ++q) {
-          const int64_t at = first_out + (p * Q + q) * pixel, w = g.w.start(q);
+          const int64_t at = first_out + (p * Q + q) * pixel;
           for (int64_t i = 0; i < width; ++i) {
-            const int64_t to = route.pixel(h, w, offsets[at + i]);
+            const int64_t to = route.pixel(rows[p], columns[q], offsets[at + i]);
             if (to >= 0) sums[to * sum_pixel + i] += widen(grad_output[at + i]);
           }
         }
@@ -140,18 +141,22 @@ void for_each_output(const Pool2dGeometry& g, const Visit& visit) {
 template <typename scalar_t, typename offset_t>
 void max_pool_gather(const Pool2dGeometry& g, const scalar_t* input, const offset_t* offsets, scalar_t* output) {
   const Route<offset_t> route(g);
+  const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
   const int64_t pixel = g.channels_last ? g.C : 1;
   for_each_output(g, [&](int64_t at, int64_t image, int64_t p, int64_t q) {
-    const int64_t from = route.pixel(g.h.start(p), g.w.start(q), offsets[at]);
+    const int64_t from = route.pixel(rows[p], columns[q], offsets[at]);
     output[at] = from >= 0 ? input[image + from * pixel] : scalar_t{};
   });
 }
 
 template <typename offset_t>
 void max_pool_indices(const Pool2dGeometry& g, const offset_t* offsets, int64_t* indices) {
-  const Route<offset_t> route(g);
+  const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
+  const auto S = static_cast<int32_t>(g.w.kernel);
   for_each_output(g, [&](int64_t at, int64_t, int64_t p, int64_t q) {
-    indices[at] = (g.h.start(p) + route.row(offsets[at])) * g.w.input + g.w.start(q) + route.column(offsets[at]);
+    // An offset that names no tap is as good as any number here: it is no address.
+    const int64_t r = offsets[at] / S, s = offsets[at] % S;
+    indices[at] = (rows[p].start + r * g.h.dilation) * g.w.input + columns[q].start + s * g.w.dilation;
   });
 }
 

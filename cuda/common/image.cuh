@@ -69,7 +69,7 @@ struct WindowAxis {
   }
 };
 
-// The same axis without steps that are never taken, which may be of any size.
+// The same axis without steps that are never taken, which may be of any size. An adaptive axis has none.
 inline Axis without_unused_steps(Axis axis) {
   if (axis.kernel == 1) axis.dilation = 1;
   // Just too long for the only window to be met from another residue.
@@ -82,7 +82,9 @@ inline bool axis_fits_32_bits(const Axis& axis) {
   constexpr int64_t kMost = int64_t{1} << 27;
   const Axis used = without_unused_steps(axis);
   return used.input < kMost && used.output < kMost && used.pad_lower < kMost && used.pad_upper < kMost &&
-         used.extent() < kMost && used.stride < 3 * kMost;
+         used.extent() < kMost && used.stride < 3 * kMost &&
+         // The products that adaptive windows are worked out from.
+         (!used.adaptive || used.input * used.output < 8 * kMost);
 }
 
 // Calls function(index_t()) with the narrowest index type for tensors of that many elements.

@@ -2,6 +2,7 @@
 // indices. Offsets come from users: any value is safe, and names a pixel only where it is a tap inside the image.
 #include "../common/dtype.cuh"
 #include "../common/launch.cuh"
+#include "../common/pixel_run.cuh"
 #include "../common/pooling.cuh"
 #include "max_pool2d.cuh"
 
@@ -11,10 +12,11 @@ namespace {
 
 // input(n, c, h, w) = sum of output(n, c, p, q) over the windows whose offset names (h, w), in row-major order: a
 // gather, so that no two threads write to one place. Its floor is both gradients and the offsets once each.
-template <typename scalar_t, typename offset_t, typename index_t, int kVector>
+template <typename scalar_t, typename offset_t, typename Geometry, int kVector>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_kernel(
-    const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ grad_output,
-    const offset_t* __restrict__ offsets, scalar_t* __restrict__ grad_input) {
+    const Geometry geometry, const scalar_t* __restrict__ grad_output, const offset_t* __restrict__ offsets,
+    scalar_t* __restrict__ grad_input) {
+  using index_t = typename Geometry::index_t;
   using acc_t = accumulator_t<scalar_t>;
   using Channels = Vector<scalar_t, kVector>;
   // Alignment of int32 offsets of 8 channels need not exceed that of 16 bytes.
@@ -44,10 +46,11 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_ke
 }
 
 // The same for a square of pixels under the same windows; byte offsets, since its windows are small.
-template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+template <typename scalar_t, typename Geometry, int kVector, int kKernel, int kStride>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_squares_kernel(
-    const PoolGeometry<index_t> geometry, const scalar_t* __restrict__ grad_output, const uint8_t* __restrict__ offsets,
+    const Geometry geometry, const scalar_t* __restrict__ grad_output, const uint8_t* __restrict__ offsets,
     scalar_t* __restrict__ grad_input) {
+  using index_t = typename Geometry::index_t;
   using acc_t = accumulator_t<scalar_t>;
   using Square = PixelSquare<kKernel, kStride>;
   grid_stride_loop(geometry.work_count, [&](index_t index) {
@@ -69,28 +72,52 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_sq
   });
 }
 
-template <typename scalar_t, typename index_t, int kVector, int kKernel, int kStride>
+// The same for a run of pixels in two rows.
+template <typename scalar_t, typename Geometry, typename Run>
+__global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_grad_input_runs_kernel(
+    const Geometry geometry, const scalar_t* __restrict__ grad_output, const uint8_t* __restrict__ offsets,
+    scalar_t* __restrict__ grad_input) {
+  using index_t = typename Geometry::index_t;
+  using acc_t = accumulator_t<scalar_t>;
+  constexpr uint8_t kNoTap = 0xff;
+  grid_stride_loop(geometry.work_count, [&](index_t index) {
+    const ImagePosition<index_t> at = geometry.work(index);
+    const index_t plane = at.n * geometry.output.n + at.c * geometry.output.c;
+    typename Run::template Windows<scalar_t> gradients;
+    typename Run::template Windows<uint8_t> named;
+    Run::load_windows(geometry, grad_output + plane, at, static_cast<scalar_t>(0.f), gradients);
+    Run::load_windows(geometry, offsets + plane, at, kNoTap, named);
+    acc_t sums[2][Run::kPixels] = {};
+    Run::for_each_pixel([&](int t, int v, int a, int b, int tap) {
+      if (named[t][v] == tap) sums[a][b] += static_cast<acc_t>(gradients[t][v]);
+    });
+    Run::store(geometry, at, sums, grad_input);
+  });
+}
+
+template <typename scalar_t, typename Geometry, int kVector, int kKernel, int kStride>
 void launch_squares(
     PixelSquare<kKernel, kStride>, const Pool2dGeometry& geometry, const scalar_t* grad_output, const uint8_t* offsets,
     scalar_t* grad_input, void* stream) {
-  const PoolGeometry<index_t> work(geometry, kStride, kVector);
+  const Geometry work(geometry, kStride, kVector);
   launch(
-      "max_pool2d", max_pool2d_direct_grad_input_squares_kernel<scalar_t, index_t, kVector, kKernel, kStride>,
+      "max_pool2d", max_pool2d_direct_grad_input_squares_kernel<scalar_t, Geometry, kVector, kKernel, kStride>,
       blocks_for(work.work_count), kBlockThreads, 0, stream, work, grad_output, offsets, grad_input);
 }
 
 // output(n, c, p, q) = input(n, c, h, w) at the tap that the offset names; 0 where that is not a pixel. Elements are
 // moved as bits. Its floor is the offsets, the output and the 32-byte sectors of the named pixels.
-template <typename bits_t, typename offset_t, typename index_t>
+template <typename bits_t, typename offset_t, typename Geometry>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_gather_kernel(
-    const PoolGeometry<index_t> geometry, const bits_t* __restrict__ input, const offset_t* __restrict__ offsets,
+    const Geometry geometry, const bits_t* __restrict__ input, const offset_t* __restrict__ offsets,
     bits_t* __restrict__ output) {
+  using index_t = typename Geometry::index_t;
   grid_stride_loop(geometry.work_count, [&](index_t index) {
     const ImagePosition<index_t> at = geometry.work(index);
     const index_t tap = static_cast<index_t>(offsets[index]);
     bits_t value = 0;
-    if (tap >= 0 && tap < geometry.h.kernel * geometry.w.kernel) {
-      const index_t r = tap / geometry.w.kernel, s = tap - r * geometry.w.kernel;
+    const index_t r = tap / geometry.w.kernel, s = tap - r * geometry.w.kernel;
+    if (tap >= 0 && r < geometry.h.taps(at.h) && s < geometry.w.taps(at.w)) {
       const index_t h = geometry.h.start(at.h) + r * geometry.h.dilation;
       const index_t w = geometry.w.start(at.w) + s * geometry.w.dilation;
       if (geometry.h.contains(h) && geometry.w.contains(w)) {
@@ -103,10 +130,11 @@ __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_gather_kernel
 
 // indices(n, c, p, q) = h * W + w of the tap that the offset names, as torch numbers the pixels of a plane. An offset
 // that is no tap gives the same number on every device, hence the 64-bit axes as the user gave them.
-template <typename offset_t, typename index_t>
+template <typename offset_t, typename Geometry>
 __global__ void __launch_bounds__(kBlockThreads) max_pool2d_direct_indices_kernel(
-    const PoolGeometry<index_t> geometry, const Axis rows, const Axis columns, const offset_t* __restrict__ offsets,
+    const Geometry geometry, const Axis rows, const Axis columns, const offset_t* __restrict__ offsets,
     int64_t* __restrict__ indices) {
+  using index_t = typename Geometry::index_t;
   grid_stride_loop(geometry.work_count, [&](index_t index) {
     const ImagePosition<index_t> at = geometry.work(index);
     const int64_t tap = offsets[index], r = tap / columns.kernel, s = tap - r * columns.kernel;
@@ -120,20 +148,27 @@ void run_grad_input(const MaxPool2dProblem& problem, const MaxPool2dArguments& a
   const bool aligned = is_aligned(arguments.input) && is_aligned(arguments.output) && is_aligned(offsets);
   dispatch_floating("max_pool2d", problem.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
-    dispatch_pool<scalar_t>(problem.geometry, aligned, [&](auto index, auto vector) {
-      using index_t = decltype(index);
+    dispatch_pool<scalar_t>(problem.geometry, aligned, [&](auto type, auto vector) {
+      using Geometry = typename decltype(type)::type;
       const scalar_t* grad_output = static_cast<const scalar_t*>(arguments.output);
       scalar_t* grad_input = static_cast<scalar_t*>(arguments.input);
       if constexpr (sizeof(offset_t) == 1) {
-        const bool squares = dispatch_square<index_t>(problem.geometry, [&](auto square) {
-          launch_squares<scalar_t, index_t, vector.value>(
+        const bool runs = dispatch_run<scalar_t, Geometry>(problem.geometry, aligned, [&](auto run) {
+          const Geometry work(problem.geometry, 2, run.kOutputs);
+          launch(
+              "max_pool2d", max_pool2d_direct_grad_input_runs_kernel<scalar_t, Geometry, decltype(run)>,
+              blocks_for(work.work_count), kBlockThreads, 0, arguments.stream, work, grad_output, offsets, grad_input);
+        });
+        if (runs) return;
+        const bool squares = dispatch_square<Geometry>(problem.geometry, [&](auto square) {
+          launch_squares<scalar_t, Geometry, vector.value>(
               square, problem.geometry, grad_output, offsets, grad_input, arguments.stream);
         });
         if (squares) return;
       }
-      const PoolGeometry<index_t> work(problem.geometry, 1, vector.value);
+      const Geometry work(problem.geometry, 1, vector.value);
       launch(
-          "max_pool2d", max_pool2d_direct_grad_input_kernel<scalar_t, offset_t, index_t, vector.value>,
+          "max_pool2d", max_pool2d_direct_grad_input_kernel<scalar_t, offset_t, Geometry, vector.value>,
           blocks_for(work.work_count), kBlockThreads, 0, arguments.stream, work, grad_output, offsets, grad_input);
     });
   });
@@ -141,11 +176,11 @@ void run_grad_input(const MaxPool2dProblem& problem, const MaxPool2dArguments& a
 
 template <typename bits_t, typename offset_t>
 void run_gather(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments, const offset_t* offsets) {
-  dispatch_index(problem.geometry, [&](auto index) {
-    using index_t = decltype(index);
-    const PoolGeometry<index_t> work(problem.geometry, 0, 1);
+  dispatch_geometry(problem.geometry, [&](auto type) {
+    using Geometry = typename decltype(type)::type;
+    const Geometry work(problem.geometry, 0, 1);
     launch(
-        "max_pool2d", max_pool2d_direct_gather_kernel<bits_t, offset_t, index_t>, blocks_for(work.work_count),
+        "max_pool2d", max_pool2d_direct_gather_kernel<bits_t, offset_t, Geometry>, blocks_for(work.work_count),
         kBlockThreads, 0, arguments.stream, work, static_cast<const bits_t*>(arguments.input), offsets,
         static_cast<bits_t*>(arguments.output));
   });
@@ -153,11 +188,11 @@ void run_gather(const MaxPool2dProblem& problem, const MaxPool2dArguments& argum
 
 template <typename offset_t>
 void run_indices(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments, const offset_t* offsets) {
-  dispatch_index(problem.geometry, [&](auto index) {
-    using index_t = decltype(index);
-    const PoolGeometry<index_t> work(problem.geometry, 0, 1);
+  dispatch_geometry(problem.geometry, [&](auto type) {
+    using Geometry = typename decltype(type)::type;
+    const Geometry work(problem.geometry, 0, 1);
     launch(
-        "max_pool2d", max_pool2d_direct_indices_kernel<offset_t, index_t>, blocks_for(work.work_count), kBlockThreads,
+        "max_pool2d", max_pool2d_direct_indices_kernel<offset_t, Geometry>, blocks_for(work.work_count), kBlockThreads,
         0, arguments.stream, work, problem.geometry.h, problem.geometry.w, offsets, arguments.indices);
   });
 }

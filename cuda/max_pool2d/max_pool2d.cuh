@@ -6,6 +6,8 @@
 namespace convops {
 
 void max_pool2d_global_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+void max_pool2d_separable_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
+int64_t max_pool2d_separable_workspace(const MaxPool2dProblem& problem);
 void max_pool2d_direct_forward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);
 // The passes that follow saved offsets: grad_input, gather, indices.
 void max_pool2d_direct_backward(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments);

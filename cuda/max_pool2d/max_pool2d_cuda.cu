@@ -1,6 +1,7 @@
 // The list of max-pooling algorithms on CUDA, best first.
 #include <array>
 
+#include "../common/separable.cuh"
 #include "max_pool2d.cuh"
 
 namespace convops {
@@ -18,9 +19,11 @@ void run(const MaxPool2dProblem& problem, const MaxPool2dArguments& arguments) {
 }  // namespace
 
 std::span<const MaxPool2dAlgorithm> max_pool2d_cuda_algorithms() {
-  static constexpr std::array<MaxPool2dAlgorithm, 2> kAlgorithms{{
+  static constexpr std::array<MaxPool2dAlgorithm, 3> kAlgorithms{{
       {"global", [](const MaxPool2dProblem& problem) { return problem.geometry.is_global(); }, nullptr,
        run<max_pool2d_global_forward>},
+      {"separable", [](const MaxPool2dProblem& problem) { return is_separable(problem.geometry); },
+       max_pool2d_separable_workspace, run<max_pool2d_separable_forward>},
       {"direct", [](const MaxPool2dProblem&) { return true; }, nullptr, run<max_pool2d_direct_forward>},
   }};
   return kAlgorithms;

@@ -284,12 +284,38 @@ class AvgPool2dRow(PoolRow):
         return F.avg_pool2d(leaves[0], self.kernel, self.stride, self.padding)
 
 
+class _Adaptive:
+    """``kernel`` is the number of windows along an axis; neighbours share pixels where it does not divide the size."""
+
+    kernel: int
+    input_numel: int
+
+    @property
+    def output(self) -> int:
+        return self.kernel
+
+    @property
+    def pixels_read(self) -> int:
+        return self.input_numel
+
+
 @dataclass(frozen=True)
-class GlobalAvgPool2dRow(AvgPool2dRow):
-    """torch is faster with its own function for this window."""
+class AdaptiveMaxPool2dRow(_Adaptive, MaxPool2dRow):
+    def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
+        output: torch.Tensor = ops.adaptive_max_pool2d(leaves[0], self.kernel, algorithm=algorithm)
+        return output
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
-        return F.adaptive_avg_pool2d(leaves[0], 1)
+        return F.adaptive_max_pool2d(leaves[0], self.kernel)
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool2dRow(_Adaptive, AvgPool2dRow):
+    def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
+        return ops.adaptive_avg_pool2d(leaves[0], self.kernel, algorithm=algorithm)
+
+    def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(leaves[0], self.kernel)
 
 
 def _dense(name: str, N: int, C: int, K: int, size: int, kernel: int, stride: int = 1, groups: int = 1) -> Conv2dRow:
@@ -323,8 +349,18 @@ def _cpu_rows() -> list[Row]:
         _depthwise("dw7x7 c96 @56", conv, 96, 56, 7),
         _depthwise("dw31x31 c128 @28", 4, 128, 28, 31),
         MaxPool2dRow("max 3s2p1 c64 @112", pool, 64, 112, 3, 2, 1),
+        MaxPool2dRow("max 2s2 c64 @112", pool, 64, 112, 2, 2),
+        MaxPool2dRow("max 5s1p2 c64 @56", 4, 64, 56, 5, 1, 2),
+        MaxPool2dRow("max 9s1p4 c64 @56", 4, 64, 56, 9, 1, 4),
         MaxPool2dRow("max 13s1p6 c64 @56", 4, 64, 56, 13, 1, 6),
+        AdaptiveMaxPool2dRow("max 13 to 6 c256", pool, 256, 13, 6),
+        AdaptiveMaxPool2dRow("global max 56x56 c256", pool, 256, 56, 1),
         AvgPool2dRow("avg 2s2 c64 @112", pool, 64, 112, 2, 2),
+        AvgPool2dRow("avg 3s1p1 c192 @35", pool, 192, 35, 3, 1, 1),
+        AvgPool2dRow("avg 13s1p6 c64 @56", 4, 64, 56, 13, 1, 6),
+        AdaptiveAvgPool2dRow("avg 30 to 7 c256", pool, 256, 30, 7),
+        AdaptiveAvgPool2dRow("global avg 7x7 c2048", pool, 2048, 7, 1),
+        AdaptiveAvgPool2dRow("global avg 56x56 c256", pool, 256, 56, 1),
         *_other_convolutions(conv),
     ]
 
@@ -348,7 +384,8 @@ def _cuda_rows() -> list[Row]:
         MaxPool2dRow("max 2s2 c64 @112", N, 64, 112, 2, 2),
         AvgPool2dRow("avg 2s2 c64 @112", N, 64, 112, 2, 2),
         AvgPool2dRow("avg 3s1p1 c192 @35", N, 192, 35, 3, 1, 1),
-        GlobalAvgPool2dRow("global avg 7x7 c2048", N, 2048, 7, 7),
+        AdaptiveAvgPool2dRow("avg 30 to 7 c256", N, 256, 30, 7),
+        AdaptiveAvgPool2dRow("global avg 7x7 c2048", N, 2048, 7, 1),
         *_other_convolutions(N),
     ]
 

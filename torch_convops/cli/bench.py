@@ -19,9 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .. import algorithms, bench, build_info
+from .._library import OPERATORS
 from ..bench.machine import machine, versions
 from ._tables import make_console, print_table
-from .info import NO_DEVICE, OPERATORS
+from .info import NO_DEVICE
 
 PASSES = {
     "forward": ("forward",),

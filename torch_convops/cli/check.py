@@ -22,8 +22,12 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from .. import (
     _library,
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     algorithms,
     avg_pool2d,
+    binomial_filter,
+    blur_pool2d,
     build_info,
     conv2d,
     conv_transpose2d,
@@ -31,12 +35,15 @@ from .. import (
     correlate2d,
     global_avg_pool2d,
     global_max_pool2d,
+    lp_pool2d,
     max_pool2d,
+    max_unpool2d,
     reference,
 )
+from .._library import OPERATORS
 from ..bench.measure import UNSUPPORTED, relative_error, tolerance
 from ._tables import make_console, print_table
-from .info import NO_DEVICE, OPERATORS
+from .info import NO_DEVICE
 
 FORMATS = ("nchw", "channels_last", "strided")  # strided: every second value of a larger tensor
 OK, NOT_APPLICABLE = "ok", "n/a"
@@ -58,6 +65,11 @@ class Case:
     function: Callable[..., torch.Tensor]  # ours, of leaves and algorithm
     reference: Callable[..., torch.Tensor]  # torch's, of leaves
     passes: tuple[Pass, ...]  # output, then each leaf's gradient
+
+    @property
+    def family(self) -> str:
+        """The operator whose algorithms this one has."""
+        return self.operator.removeprefix("adaptive_")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -260,19 +272,24 @@ def _avg_pool2d(
 ) -> Case:  # fmt: skip
     """sides where torch has to be told about padding by a padded image."""
     window = (_pair(kernel), _pair(stride), _pair(padding) if sides is None else list(sides))
+    listed = {name: _pair(value) if name == "dilation" else value for name, value in options.items()}
 
     def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
-        return ops.avg_pool2d(leaves[0], *window, **options, algorithm=algorithm)
+        return ops.avg_pool2d(leaves[0], *window, **listed, algorithm=algorithm)
 
     def grad_input(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
         return ops.avg_pool2d_grad_input(
-            grad, leaves[0].shape[-2:], *window, **options, memory_format=_format_of(leaves[0]), algorithm=algorithm
+            grad, leaves[0].shape[-2:], *window, **listed, memory_format=_format_of(leaves[0]), algorithm=algorithm
         )
 
     def reference(image: torch.Tensor) -> torch.Tensor:
         if sides is None:
             return F.avg_pool2d(image, kernel, stride, padding, **options)
-        return F.avg_pool2d(_padded(image, sides), kernel, stride, **options)
+        if "dilation" not in options:
+            return F.avg_pool2d(_padded(image, sides), kernel, stride, **options)
+        C, taps = image.shape[1], math.prod(_pair(kernel))
+        mean = torch.full((C, 1, *_pair(kernel)), 1 / taps, dtype=image.dtype, device=image.device)
+        return F.conv2d(_padded(image, sides), mean, None, stride, 0, options["dilation"], C)
 
     return Case(
         "avg_pool2d",
@@ -284,20 +301,77 @@ def _avg_pool2d(
     )
 
 
-def _global_pool2d(function: Callable[..., torch.Tensor], reference: Callable[..., torch.Tensor]) -> Case:
-    """Composed of a pooling, which chooses the algorithm."""
+def _adaptive_pool2d(function: Callable[..., Any], name: str, image: tuple[int, ...], size: tuple[int, int]) -> Case:
+    operator = function.__name__
+    torchs = getattr(F, operator)
 
     def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
-        return function(leaves[0])
+        return getattr(ops, operator)(leaves[0], size, algorithm=algorithm)
+
+    def grad_input(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        options = {"memory_format": _format_of(leaves[0]), "algorithm": algorithm}
+        if operator == "adaptive_avg_pool2d":
+            return ops.adaptive_avg_pool2d_grad_input(grad, leaves[0].shape[-2:], **options)
+        _, offsets = ops.adaptive_max_pool2d_with_offsets(leaves[0], size)
+        return ops.adaptive_max_pool2d_grad_input(grad, offsets, leaves[0].shape[-2:], **options)
+
+    return Case(
+        operator,
+        name,
+        (image,),
+        lambda image, algorithm: function(image, size, algorithm=algorithm),
+        lambda image: torchs(image, size),
+        (forward, grad_input),
+    )
+
+
+def _max_unpool2d(name: str, image: tuple[int, ...], kernel: int) -> Case:
+    """Every window's value goes to its first pixel."""
+
+    def indices(values: torch.Tensor) -> torch.Tensor:
+        P, Q = values.shape[-2:]
+        rows = torch.arange(P, device=values.device)[:, None] * kernel * Q * kernel
+        return (rows + torch.arange(Q, device=values.device) * kernel).expand(values.shape)
+
+    def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        size = [n * kernel for n in leaves[0].shape[-2:]]
+        return ops.max_unpool2d(leaves[0], indices(leaves[0]), size, algorithm=algorithm)
+
+    def grad_input(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        return ops.max_unpool2d_gather(grad, indices(leaves[0]), algorithm=algorithm)
+
+    return Case(
+        "max_unpool2d",
+        name,
+        (image,),
+        lambda image, algorithm: max_unpool2d(image, indices(image), kernel, algorithm=algorithm),
+        lambda image: F.max_unpool2d(image, indices(image), (kernel, kernel)),
+        (forward, grad_input),
+    )
+
+
+def _composed(
+    function: Callable[..., Any], name: str, torchs: Callable[..., Any], *arguments: Any, torch_arguments: Any = None
+) -> Case:
+    """An operator that is composed of others, which choose the algorithm. torch_arguments where torch's differ."""
+    theirs = arguments if torch_arguments is None else torch_arguments
+
+    def forward(leaves: Tensors, grad: torch.Tensor, algorithm: str) -> Any:
+        return function(leaves[0], *arguments)
 
     return Case(
         function.__name__,
-        "whole plane",
-        ((2, 2, 4, 3),),
-        lambda image, algorithm: function(image),
-        lambda image: reference(image, 1),
+        name,
+        ((2, 2, 4, 6),),
+        lambda image, algorithm: function(image, *arguments),
+        lambda image: torchs(image, *theirs),
         (forward, *_gradients(forward, 1)),
     )
+
+
+def _blur(image: torch.Tensor) -> torch.Tensor:
+    filter_ = binomial_filter(3).to(image).expand(image.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), filter_, None, 2, groups=image.shape[1])
 
 
 def cases() -> list[Case]:
@@ -366,8 +440,24 @@ def cases() -> list[Case]:
         _avg_pool2d("four sides", (1, 2, 4, 5), 3, 2, ((0, 1), (1, 0)), (0, 1, 1, 0)),
         _avg_pool2d("whole plane", (2, 2, 4, 3), (4, 3), 1),
         _avg_pool2d("unbatched", (2, 4, 4), 2, 2),
-        _global_pool2d(global_max_pool2d, F.adaptive_max_pool2d),
-        _global_pool2d(global_avg_pool2d, F.adaptive_avg_pool2d),
+        _avg_pool2d("large", (1, 2, 9, 10), 9, 1, 4),
+        _avg_pool2d("four sides, dilated", (1, 2, 6, 7), (3, 2), 2, ((1, 2), (1, 0)), (1, 2, 1, 0), dilation=2),
+        *(
+            _adaptive_pool2d(function, name, image, size)
+            for function in (adaptive_max_pool2d, adaptive_avg_pool2d)
+            for name, image, size in (
+                ("dividing", (2, 2, 4, 6), (2, 3)),
+                ("overlapping", (1, 2, 5, 7), (3, 4)),
+                ("larger", (1, 2, 2, 3), (3, 5)),
+                ("unbatched", (2, 5, 4), (3, 2)),
+            )
+        ),
+        _max_unpool2d("2s2", (2, 2, 3, 2), 2),
+        _max_unpool2d("unbatched", (2, 2, 2), 3),
+        _composed(global_max_pool2d, "whole plane", F.adaptive_max_pool2d, torch_arguments=(1,)),
+        _composed(global_avg_pool2d, "whole plane", F.adaptive_avg_pool2d, torch_arguments=(1,)),
+        _composed(lp_pool2d, "2s2", F.lp_pool2d, 2, 2),
+        _composed(blur_pool2d, "3s2", _blur, 3, torch_arguments=()),
     ]
 
 
@@ -466,12 +556,12 @@ def check_all(device: str, quick: bool, progress: Callable[[list[Any]], Iterable
     """Every case with every algorithm; then a failed verdict for each algorithm that no case could use."""
     kind = torch.device(device).type
     names = {operator: algorithms(operator, kind) for operator in OPERATORS}
-    jobs = [(case, algorithm) for case in cases() for algorithm in names.get(case.operator, ["auto"])]
+    jobs = [(case, algorithm) for case in cases() for algorithm in names.get(case.family, ["auto"])]
     exercised = set()
     for case, algorithm in progress(jobs):
         for verdict in check(case, algorithm, device, quick):
             if verdict.applies:
-                exercised.add((case.operator, algorithm))
+                exercised.add((case.family, algorithm))
             yield verdict
     for operator in OPERATORS:
         for algorithm in names[operator]:

@@ -11,10 +11,10 @@ import torch
 from rich.table import Table
 
 from .. import _library, algorithms, build_info
+from .._library import OPERATORS
 from ..bench.machine import cpu_model, cuda_devices, versions
 from ._tables import make_console, print_table
 
-OPERATORS = ("conv2d", "max_pool2d", "avg_pool2d")  # those with a choice of algorithms
 NO_DEVICE = "no CUDA device"
 
 

@@ -1,16 +1,30 @@
-"""Layers. ``Conv2d``, ``ConvTranspose2d``, ``MaxPool2d`` and ``AvgPool2d`` are torch.nn's but for the kernels: same
-constructor, same repr, same ``state_dict``; the convolutions take more kinds of padding."""
+"""Layers. Those that torch.nn has too are torch.nn's but for the kernels: same constructor, same repr, same
+``state_dict``; convolutions and max- and average-pooling take more kinds of padding. ``GlobalMaxPool2d``,
+``GlobalAvgPool2d``, ``BlurPool2d``, ``MaxBlurPool2d`` and ``ConvBlurPool2d`` are this library's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn.modules.utils import _reverse_repeat_tuple
 
-from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, sides
-from ..ops import avg_pool2d, conv2d, conv_transpose2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, pair, sides
+from ..ops import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    binomial_filter,
+    blur_pool2d,
+    conv2d,
+    conv_transpose2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    lp_pool2d,
+    max_pool2d,
+    max_unpool2d,
+)
 
 
 def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any, padding_mode: str) -> None:
@@ -121,6 +135,36 @@ class AvgPool2d(torch.nn.AvgPool2d):
         )
 
 
+class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+    """:class:`torch.nn.AdaptiveMaxPool2d` on :func:`torch_convops.adaptive_max_pool2d`."""
+
+    def forward(self, input: torch.Tensor) -> Any:
+        return adaptive_max_pool2d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
+    """:class:`torch.nn.AdaptiveAvgPool2d` on :func:`torch_convops.adaptive_avg_pool2d`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return adaptive_avg_pool2d(input, self.output_size)
+
+
+class MaxUnpool2d(torch.nn.MaxUnpool2d):
+    """:class:`torch.nn.MaxUnpool2d` on :func:`torch_convops.max_unpool2d`."""
+
+    def forward(
+        self, input: torch.Tensor, indices: torch.Tensor, output_size: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        return max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class LPPool2d(torch.nn.LPPool2d):
+    """:class:`torch.nn.LPPool2d` on :func:`torch_convops.lp_pool2d`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return lp_pool2d(input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+
+
 class GlobalMaxPool2d(torch.nn.Module):
     """Maximum of each plane: ``(N, C, H, W)`` to ``(N, C, 1, 1)``; see :func:`torch_convops.global_max_pool2d`."""
 
@@ -135,4 +179,111 @@ class GlobalAvgPool2d(torch.nn.Module):
         return global_avg_pool2d(input)
 
 
-__all__ = ["AvgPool2d", "Conv2d", "ConvTranspose2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d"]
+class BlurPool2d(torch.nn.Module):
+    """A low-pass filter ahead of a stride: ``(N, C, H, W)`` to ``(N, C, ceil(H / stride), ceil(W / stride))``; see
+    :func:`torch_convops.blur_pool2d`, whose arguments these are.
+
+    The filter moves with the layer but is no parameter and not part of the ``state_dict``.
+    """
+
+    filter: torch.Tensor
+
+    def __init__(self, filter: int | torch.Tensor = 4, stride: Pair = 2, padding_mode: str = "reflect") -> None:
+        super().__init__()
+        self.register_buffer("filter", _filter(filter), persistent=False)
+        self.stride, self.padding_mode = pair("stride", stride), padding_mode
+        index_of("padding_mode", padding_mode, PADDING_MODES)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return blur_pool2d(input, self.filter.to(input.dtype), self.stride, self.padding_mode)
+
+    def extra_repr(self) -> str:
+        return f"filter={tuple(self.filter.shape)}, stride={self.stride}, padding_mode={self.padding_mode!r}"
+
+
+class MaxBlurPool2d(BlurPool2d):
+    """Max-pooling of stride 1, then :class:`BlurPool2d`: what takes a strided max-pool's place where a network is to be
+    shift-invariant (Zhang 2019).
+
+    Args:
+        kernel_size, padding: of the max-pooling, as for :func:`torch_convops.max_pool2d`.
+        stride, filter, padding_mode: of the blur.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Pair = 2,
+        stride: Pair = 2,
+        padding: Padding = 0,
+        filter: int | torch.Tensor = 4,
+        padding_mode: str = "reflect",
+    ) -> None:
+        super().__init__(filter, stride, padding_mode)
+        self.kernel_size, self.padding = pair("kernel_size", kernel_size), padding
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(max_pool2d(input, self.kernel_size, 1, self.padding))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, padding={self.padding}, {super().extra_repr()}"
+
+
+class ConvBlurPool2d(Conv2d):
+    """A convolution of stride 1, an activation, then a blur with the stride: what takes a strided convolution's place
+    where a network is to be shift-invariant (Zhang 2019). Parameters and ``state_dict`` are the convolution's.
+
+    Args:
+        in_channels, out_channels, kernel_size, padding, dilation, groups, bias, padding_mode, device, dtype: of the
+            convolution, as for :class:`Conv2d`.
+        stride, filter, blur_padding_mode: of the blur, as for :class:`BlurPool2d`.
+        activation: what stands between the two; None for nothing.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 2,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        filter: int | torch.Tensor = 4,
+        blur_padding_mode: str = "reflect",
+        activation: Callable[[torch.Tensor], torch.Tensor] | None = torch.relu,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        window: Any = {"padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+        super().__init__(
+            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
+        )
+        self.blur = BlurPool2d(filter, stride, blur_padding_mode).to(device)
+        self.activation = activation
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        output = super().forward(input)
+        return self.blur(output if self.activation is None else self.activation(output))
+
+
+def _filter(filter: int | torch.Tensor) -> torch.Tensor:
+    return filter.detach().clone() if isinstance(filter, torch.Tensor) else binomial_filter(filter)
+
+
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool2d",
+    "BlurPool2d",
+    "Conv2d",
+    "ConvBlurPool2d",
+    "ConvTranspose2d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
+    "LPPool2d",
+    "MaxBlurPool2d",
+    "MaxPool2d",
+    "MaxUnpool2d",
+]

@@ -49,6 +49,10 @@ def is_plain(*tensors: torch.Tensor | None) -> bool:
     return True
 
 
+# What the operators' rules say where a type is wrong, not a value.
+_TYPE_RULES = (" must have the dtype of ", " must be float32, ", " must be int64, ", " must be a Tensor, ")
+
+
 def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Gives a public function Python's error types.
 
@@ -64,11 +68,7 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
         except RuntimeError as error:
             message = str(error)
             if type(error) is RuntimeError and message.startswith(prefix):
-                kind = (
-                    TypeError
-                    if " must have the dtype of " in message or " must be float32, " in message
-                    else ValueError
-                )
+                kind = TypeError if any(text in message for text in _TYPE_RULES) else ValueError
                 raise kind(message) from None
             if type(error) is RuntimeError and message.startswith("torch_convops::"):
                 raise TypeError(message) from None
@@ -79,6 +79,22 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return wrapper
+
+
+NO_PADDING = [0, 0, 0, 0]
+
+
+def given(arguments: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of an operator without the last ones that are its defaults, each of which costs a call some time."""
+    if is_traced():  # where a comparison of symbolic sizes would fix them
+        return arguments
+    count = len(arguments)
+    while count > 1:
+        argument, default = arguments[count - 1], defaults[count - 1]
+        if type(argument) is not type(default) or argument != default:
+            break
+        count -= 1
+    return arguments[:count]
 
 
 def pool2d_choice(op: str, pass_: int, input: torch.Tensor, window: Sequence[Any], ceil_mode: bool) -> str:
@@ -94,7 +110,7 @@ def raise_for_wrong_tensor(
 ) -> None:
     """Names the argument that should have been a tensor, or a dense one, once using it as one has failed."""
     for name, value in inspect.signature(function).bind_partial(*args, **kwargs).arguments.items():
-        if name not in ("input", "weight", "bias", "grad_output", "offsets", "in1", "in2"):
+        if name not in ("input", "weight", "bias", "grad_output", "offsets", "indices", "filter", "in1", "in2"):
             continue
         if name == "bias" and value is None:
             continue
@@ -121,10 +137,24 @@ def raises_operator_errors(op: str, function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def renamed(error: RuntimeError, operator: str, name: str) -> RuntimeError:
+E = TypeVar("E", bound=Exception)
+
+
+def renamed(error: E, operator: str, name: str) -> E:
     """What an operator says of its arguments, as said by the one that called it."""
     message = str(error)
     return type(error)(name + message.removeprefix(operator)) if message.startswith(f"{operator}: ") else error
+
+
+@contextmanager
+def speaking_as(name: str, *operators: str) -> Iterator[None]:
+    """Lets what those operators say of arguments be said by the composition that calls them."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        for operator in operators:
+            error = renamed(error, operator, name)
+        raise error from None
 
 
 class Arguments(SimpleNamespace):
@@ -394,17 +424,18 @@ class LinearMap(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         _, fixed, ctx.transposed, ctx.map = inputs
-        ctx.save_for_backward(fixed)
-        ctx.save_for_forward(fixed)
+        if fixed is not None:
+            ctx.save_for_backward(fixed)
+            ctx.save_for_forward(fixed)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        (fixed,) = ctx.saved_tensors
+        fixed = next(iter(ctx.saved_tensors), None)
         return LinearMap.call(grad, fixed, not ctx.transposed, ctx.map), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:
-        (fixed,) = LinearMap.primals(ctx)
+        fixed = next(iter(LinearMap.primals(ctx)), None)
         return LinearMap.call(tangent, fixed, ctx.transposed, ctx.map)
 
     @staticmethod

@@ -8,30 +8,55 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import _geometry as geometry
-from .._geometry import Int, Padding, Pair
+from .._geometry import AdaptiveSize, Int, Padding, Pair
 from . import _dispatch as dispatch
 from ._dispatch import Arguments, LinearMap, below_autograd, ops
+
+
+class Family(NamedTuple):
+    """The operators of sliding windows, or of adaptive ones."""
+
+    forward: Any
+    with_offsets: Any
+    grad_input: Any
+    gather: Any
+    indices: Any
+
+
+def _family(name: str) -> Family:
+    suffixes = ("", "_with_offsets", "_grad_input", "_gather", "_indices")
+    return Family(*(getattr(ops, name + suffix).default for suffix in suffixes))
+
+
+_FAMILIES = {False: _family("max_pool2d"), True: _family("adaptive_max_pool2d")}
 
 
 class Routing(NamedTuple):
     """The linear map that saved offsets fix: gather reads each window's tap, its transpose routes values there."""
 
+    adaptive: bool
     input_size: Sequence[Int]
-    window: tuple[Any, ...]  # kernel_size, stride, padding, dilation, ceil_mode
+    window: tuple[Any, ...]  # kernel_size, stride, padding, dilation, ceil_mode; or output_size of adaptive windows
     memory_format: torch.memory_format  # of the input
-    algorithm: str
+    options: dict[str, Any]  # algorithm, where it is not the default
+
+    @property
+    def known_window(self) -> tuple[Any, ...]:
+        """What an operator that gets the offsets has to be told of the windows."""
+        return () if self.adaptive else self.window
 
     def __call__(self, tensor: torch.Tensor, offsets: torch.Tensor | None, transposed: bool) -> torch.Tensor:
+        family = _FAMILIES[self.adaptive]
         if transposed:
-            return ops.max_pool2d_grad_input.default(
+            return family.grad_input(
                 tensor,
                 offsets,
                 self.input_size,
-                *self.window,
+                *self.known_window,
                 memory_format=self.memory_format,
-                algorithm=self.algorithm,
+                **self.options,
             )
-        return ops.max_pool2d_gather.default(tensor, offsets, *self.window, algorithm=self.algorithm)
+        return family.gather(tensor, offsets, *self.known_window, **self.options)
 
 
 class MaxPool(dispatch.Function):
@@ -40,7 +65,7 @@ class MaxPool(dispatch.Function):
     @staticmethod
     def forward(input: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
         with below_autograd():
-            return ops.max_pool2d_with_offsets.default(input, *routing.window, algorithm=routing.algorithm)
+            return _FAMILIES[routing.adaptive].with_offsets(input, *routing.window, **routing.options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -114,21 +139,60 @@ def max_pool2d(
     kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
     steps = geometry.pool_stride(stride, kernel)
     pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
-    window = (kernel, steps, pads, spacing, ceil_mode)
+    window = dispatch.given(
+        (kernel, steps, pads, spacing, ceil_mode), (None, kernel, dispatch.NO_PADDING, (1, 1), False)
+    )
+    return _pool(False, input, window, return_indices, algorithm)
+
+
+@dispatch.raises_argument_errors
+def adaptive_max_pool2d(
+    input: torch.Tensor, output_size: AdaptiveSize, return_indices: bool = False, *, algorithm: str = "auto"
+) -> Any:
+    r"""Maximum over ``output_size`` windows; a drop-in for :func:`torch.nn.functional.adaptive_max_pool2d`.
+
+    Window (p, q) of (P, Q) holds the rows from :math:`\lfloor p H / P \rfloor` up to, not including,
+    :math:`\lceil (p + 1) H / P \rceil`; so for the columns. Windows overlap where P does not divide H. Which maximum is
+    picked, and where its gradient goes, is as for :func:`max_pool2d`.
+
+    Args:
+        input: as for :func:`max_pool2d`.
+        output_size: non-negative int, (height, width), or None for a side as large as the input's.
+        return_indices: also return the int64 index ``h * W + w`` of each maximum in its plane.
+        algorithm: ``"auto"`` or a name from ``torch_convops.algorithms("max_pool2d", device)``.
+
+    Returns:
+        ``(N, C, P, Q)`` or ``(C, P, Q)``; with ``return_indices`` a tuple of that and the indices.
+
+    Raises:
+        ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
+        TypeError: an argument is of the wrong type.
+    """
+    window = (geometry.adaptive_output_size(output_size, input.shape),)
+    return _pool(True, input, window, return_indices, algorithm)
+
+
+def _options(algorithm: str) -> dict[str, Any]:
+    return {} if algorithm == "auto" else {"algorithm": algorithm}
+
+
+def _pool(adaptive: bool, input: torch.Tensor, window: tuple[Any, ...], return_indices: bool, algorithm: str) -> Any:
+    family, options = _FAMILIES[adaptive], _options(algorithm)
     if dispatch.is_traced():
         if not return_indices and not input.requires_grad:
-            return ops.max_pool2d(input, *window, algorithm=algorithm)
-        output, offsets = ops.max_pool2d_with_offsets(input, *window, algorithm=algorithm)
+            return family.forward(input, *window, **options)
+        output, offsets = family.with_offsets(input, *window, **options)
     elif dispatch.is_plain(input):
         with below_autograd():
             if not return_indices:
-                return ops.max_pool2d.default(input, *window, algorithm=algorithm)
-            output, offsets = ops.max_pool2d_with_offsets.default(input, *window, algorithm=algorithm)
+                return family.forward(input, *window, **options)
+            output, offsets = family.with_offsets(input, *window, **options)
     else:
-        output, offsets = _with_offsets(input, window, algorithm)
+        output, offsets = _with_offsets(adaptive, input, window, options)
     if not return_indices:
         return output
-    return output, ops.max_pool2d_indices(offsets, input.shape[-2:], *window, algorithm=algorithm)
+    known = () if adaptive else window
+    return output, family.indices(offsets, input.shape[-2:], *known, **options)
 
 
 def max_pool2d_choice(
@@ -153,105 +217,113 @@ def max_pool2d_choice(
     return dispatch.pool2d_choice("max_pool2d", index, input, (kernel, steps, pads, spacing), ceil_mode)
 
 
-def _with_offsets(input: torch.Tensor, window: tuple[Any, ...], algorithm: str) -> tuple[torch.Tensor, torch.Tensor]:
-    channels_last = dispatch.is_channels_last(input)
-    output, offsets = MaxPool.call(
-        input, Routing(input.shape[-2:], window, dispatch.memory_format(channels_last), algorithm)
-    )
+def _with_offsets(
+    adaptive: bool, input: torch.Tensor, window: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    memory_format = dispatch.memory_format(dispatch.is_channels_last(input))
+    output, offsets = MaxPool.call(input, Routing(adaptive, input.shape[-2:], window, memory_format, options))
     return output, offsets
 
 
-# --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors ---
+# --- registration: what torch.ops.torch_convops.* does under autograd and fake tensors, once for both families ---
 
 
-def _window(a: Arguments) -> tuple[Any, ...]:
-    return a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode
+def _register(name: str, adaptive: bool) -> None:
+    family = _FAMILIES[adaptive]
+
+    def window(a: Arguments) -> tuple[Any, ...]:
+        return (a.output_size,) if adaptive else (a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode)
+
+    def routing(a: Arguments, input_size: Sequence[Int], like: torch.Tensor, wanted: Any = None) -> Routing:
+        memory_format = wanted or dispatch.memory_format(dispatch.is_channels_last(like))
+        return Routing(adaptive, input_size, () if adaptive else window(a), memory_format, _options(a.algorithm))
+
+    def forward(a: Arguments) -> torch.Tensor:
+        if dispatch.is_plain(a.input):
+            with below_autograd():
+                return family.forward(a.input, *window(a), algorithm=a.algorithm)
+        return _with_offsets(adaptive, a.input, window(a), _options(a.algorithm))[0]
+
+    def with_offsets(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+        return _with_offsets(adaptive, a.input, window(a), _options(a.algorithm))
+
+    def grad_input(a: Arguments) -> torch.Tensor:
+        return LinearMap.call(a.grad_output, a.offsets, True, routing(a, a.input_size, a.grad_output, a.memory_format))
+
+    def gather(a: Arguments) -> torch.Tensor:
+        return LinearMap.call(a.input, a.offsets, False, routing(a, a.input.shape[-2:], a.input))
+
+    dispatch.register_autograd(name, forward)
+    dispatch.register_autograd(f"{name}_with_offsets", with_offsets)
+    dispatch.register_autograd(f"{name}_grad_input", grad_input)
+    dispatch.register_autograd(f"{name}_gather", gather)
+
+    def output_size(op: str, a: Arguments, input_size: Sequence[Int], pooled: Sequence[Int] = ()) -> tuple[Int, ...]:
+        """The size of the output; the operators that get offsets of adaptive windows see it by them."""
+        if not adaptive:
+            return geometry.pool2d_size(op, input_size, *window(a))
+        return geometry.adaptive_pool2d_size(op, input_size, pooled[-2:] if pooled else a.output_size)
+
+    def offset_dtype(op: str, a: Arguments, input_size: Sequence[Int], size: Sequence[Int]) -> tuple[torch.dtype, Int]:
+        if adaptive:
+            height, width = map(geometry.adaptive_kernel, input_size[-2:], size[-2:])
+        else:
+            height, width = geometry.expand(op, "kernel_size", a.kernel_size)
+        return torch.uint8 if height * width <= 256 else torch.int32, height * width
+
+    def check_offsets(op: str, a: Arguments, input_size: Sequence[Int], size: Sequence[Int]) -> None:
+        expected, taps = offset_dtype(op, a, input_size, size)
+        if a.offsets.dtype != expected:
+            raise TypeError(
+                f"{op}: offsets must be {dispatch.dtype_name(expected)} for a window of {taps} taps, "
+                f"got {dispatch.dtype_name(a.offsets.dtype)}"
+            )
+        geometry.check_size(op, "offsets", geometry.image_size(op, "offsets", a.offsets), size)
+
+    def forward_fake(a: Arguments) -> torch.Tensor:
+        dispatch.check_dtype(name, "input", a.input, integers=True)
+        size = output_size(name, a, geometry.image_size(name, "input", a.input))
+        return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
+
+    def with_offsets_fake(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+        output = forward_fake(a)
+        size = geometry.image_size(name, "output", output)
+        dtype, _ = offset_dtype(name, a, a.input.shape, size)
+        return output, dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input), dtype)
+
+    def grad_input_fake(a: Arguments) -> torch.Tensor:
+        op = f"{name}_grad_input"
+        dispatch.check_dtype(op, "grad_output", a.grad_output)
+        grad_size = geometry.image_size(op, "grad_output", a.grad_output)
+        size = (*grad_size[:2], *geometry.expand(op, "input_size", a.input_size))
+        pooled = output_size(op, a, size, grad_size)
+        geometry.check_size(op, "grad_output", grad_size, pooled)
+        check_offsets(op, a, size, pooled)
+        return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))
+
+    def gather_fake(a: Arguments) -> torch.Tensor:
+        op = f"{name}_gather"
+        dispatch.check_dtype(op, "input", a.input)
+        pooled = geometry.image_size(op, "offsets", a.offsets) if adaptive else ()
+        input_size = geometry.image_size(op, "input", a.input)
+        size = output_size(op, a, input_size, pooled)
+        check_offsets(op, a, input_size, size)
+        return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
+
+    def indices_fake(a: Arguments) -> torch.Tensor:
+        op = f"{name}_indices"
+        offsets_size = geometry.image_size(op, "offsets", a.offsets)
+        input_size = (*offsets_size[:2], *geometry.expand(op, "input_size", a.input_size))
+        size = output_size(op, a, input_size, offsets_size)
+        check_offsets(op, a, input_size, size)
+        return dispatch.empty_image(a.offsets, size, dispatch.is_channels_last(a.offsets), torch.int64)
+
+    dispatch.register_fake(name)(forward_fake)
+    dispatch.register_fake(f"{name}_with_offsets")(with_offsets_fake)
+    dispatch.register_fake(f"{name}_grad_input")(grad_input_fake)
+    dispatch.register_fake(f"{name}_gather")(gather_fake)
+    dispatch.register_fake(f"{name}_indices")(indices_fake)
 
 
-def _max_pool2d_differentiable(a: Arguments) -> torch.Tensor:
-    if dispatch.is_plain(a.input):
-        with below_autograd():
-            return ops.max_pool2d.default(a.input, *_window(a), algorithm=a.algorithm)
-    return _with_offsets(a.input, _window(a), a.algorithm)[0]
-
-
-def _with_offsets_differentiable(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
-    return _with_offsets(a.input, _window(a), a.algorithm)
-
-
-def _grad_input_differentiable(a: Arguments) -> torch.Tensor:
-    memory_format = a.memory_format or dispatch.memory_format(dispatch.is_channels_last(a.grad_output))
-    routing = Routing(a.input_size, _window(a), memory_format, a.algorithm)
-    return LinearMap.call(a.grad_output, a.offsets, True, routing)
-
-
-def _gather_differentiable(a: Arguments) -> torch.Tensor:
-    memory_format = dispatch.memory_format(dispatch.is_channels_last(a.input))
-    routing = Routing(a.input.shape[-2:], _window(a), memory_format, a.algorithm)
-    return LinearMap.call(a.input, a.offsets, False, routing)
-
-
-dispatch.register_autograd("max_pool2d", _max_pool2d_differentiable)
-dispatch.register_autograd("max_pool2d_with_offsets", _with_offsets_differentiable)
-dispatch.register_autograd("max_pool2d_grad_input", _grad_input_differentiable)
-dispatch.register_autograd("max_pool2d_gather", _gather_differentiable)
-
-
-def _offset_dtype(op: str, kernel_size: Any) -> torch.dtype:
-    height, width = geometry.expand(op, "kernel_size", kernel_size)
-    return torch.uint8 if height * width <= 256 else torch.int32
-
-
-def _check_offsets(op: str, offsets: torch.Tensor, size: Any, kernel_size: Any) -> None:
-    expected = _offset_dtype(op, kernel_size)
-    if offsets.dtype != expected:
-        height, width = geometry.expand(op, "kernel_size", kernel_size)
-        raise TypeError(
-            f"{op}: offsets must be {str(expected).removeprefix('torch.')} for a window of {height * width} taps, "
-            f"got {str(offsets.dtype).removeprefix('torch.')}"
-        )
-    geometry.check_size(op, "offsets", geometry.image_size(op, "offsets", offsets), size)
-
-
-@dispatch.register_fake("max_pool2d")
-def _max_pool2d_fake(a: Arguments) -> torch.Tensor:
-    dispatch.check_dtype("max_pool2d", "input", a.input, integers=True)
-    size = geometry.pool2d_size("max_pool2d", geometry.image_size("max_pool2d", "input", a.input), *_window(a))
-    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
-
-
-@dispatch.register_fake("max_pool2d_with_offsets")
-def _with_offsets_fake(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
-    output = _max_pool2d_fake(a)
-    return output, torch.empty_like(output, dtype=_offset_dtype("max_pool2d", a.kernel_size))
-
-
-@dispatch.register_fake("max_pool2d_grad_input")
-def _grad_input_fake(a: Arguments) -> torch.Tensor:
-    op = "max_pool2d_grad_input"
-    dispatch.check_dtype(op, "grad_output", a.grad_output)
-    grad_size = geometry.image_size(op, "grad_output", a.grad_output)
-    size = (*grad_size[:2], *geometry.expand(op, "input_size", a.input_size))
-    output_size = geometry.pool2d_size(op, size, *_window(a))
-    geometry.check_size(op, "grad_output", grad_size, output_size)
-    _check_offsets(op, a.offsets, output_size, a.kernel_size)
-    return dispatch.empty_image(a.grad_output, size, dispatch.wants_channels_last(a.grad_output, a.memory_format))
-
-
-@dispatch.register_fake("max_pool2d_gather")
-def _gather_fake(a: Arguments) -> torch.Tensor:
-    op = "max_pool2d_gather"
-    dispatch.check_dtype(op, "input", a.input)
-    size = geometry.pool2d_size(op, geometry.image_size(op, "input", a.input), *_window(a))
-    _check_offsets(op, a.offsets, size, a.kernel_size)
-    return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
-
-
-@dispatch.register_fake("max_pool2d_indices")
-def _indices_fake(a: Arguments) -> torch.Tensor:
-    op = "max_pool2d_indices"
-    H, W = geometry.expand(op, "input_size", a.input_size)
-    size = (*geometry.image_size(op, "offsets", a.offsets)[:2], H, W)
-    output_size = geometry.pool2d_size(op, size, *_window(a))
-    _check_offsets(op, a.offsets, output_size, a.kernel_size)
-    return dispatch.empty_image(a.offsets, output_size, dispatch.is_channels_last(a.offsets), torch.int64)
+_register("max_pool2d", False)
+_register("adaptive_max_pool2d", True)
