@@ -1,6 +1,7 @@
 // The CPU's algorithms for avg_pool2d.
 #include "../common/algorithm.h"
 #include "../common/cpu.h"
+#include "../common/small_windows.h"
 
 namespace convops {
 
@@ -12,10 +13,8 @@ std::span<const AvgPool2dAlgorithm> avg_pool2d_cpu_algorithms() {
   static constexpr AvgPool2dAlgorithm algorithms[] = {
       {"global", [](const AvgPool2dProblem& problem) { return problem.geometry.is_global(); }, nullptr,
        avg_pool2d_global},
-      // Work grows with the taps of a window here, with the sum of its sides in separable.
-      {"direct",
-       [](const AvgPool2dProblem& problem) { return problem.geometry.channels_last && problem.geometry.taps() <= 9; },
-       nullptr, avg_pool2d_direct},
+      {"direct", [](const AvgPool2dProblem& problem) { return has_small_windows(problem.geometry, 9); }, nullptr,
+       avg_pool2d_direct},
       {"separable", [](const AvgPool2dProblem&) { return true; }, nullptr, avg_pool2d_separable},
   };
   return algorithms;

@@ -8,20 +8,10 @@
 #include "../common/algorithm.h"
 #include "../common/separable.h"
 #include "divisors.h"
+#include "sum.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
-
-template <typename acc>
-struct SumRule {
-  using acc_t = acc;
-  static constexpr bool kTags = false;
-  using Item = Tagged<acc_t, false>;
-
-  static CONVOPS_INLINE Item identity() { return Vector<acc_t>{}; }
-  static CONVOPS_INLINE void take(Item& sum, const Item& next) { sum.value += next.value; }
-  static CONVOPS_INLINE void take_unordered(Item& sum, const Item& next) { sum.value += next.value; }
-};
 
 template <typename scalar_t>
 void separable_avg_pool(const AvgPool2dProblem& problem, const scalar_t* input, scalar_t* output) {
@@ -64,8 +54,10 @@ inline std::vector<Cover> covers_of(const Axis& axis) {
     const int64_t start = axis.start(o), last = axis.last_tap(o);
     for (int64_t tap = axis.first_tap(o); tap < last; ++tap) {
       Cover& cover = covers[start + tap * axis.dilation];
-      if (cover.last == 0) cover.first = o;
-      else cover.step = o + 1 - cover.last;
+      if (cover.last == 0)
+        cover.first = o;
+      else
+        cover.step = o + 1 - cover.last;
       cover.last = o + 1;
     }
   }
@@ -133,7 +125,13 @@ class DividedRows {
 // With a stride of 1 the transpose is a sum over windows, too: over those of the outputs that hold a pixel.
 inline Axis transposed(const Axis& axis) {
   const int64_t lower = axis.extent() - 1 - axis.pad_lower;
-  return {axis.output, axis.kernel, axis.input, 1, axis.dilation, lower, axis.input - 1 + axis.extent() - lower - axis.output};
+  return {axis.output,
+          axis.kernel,
+          axis.input,
+          1,
+          axis.dilation,
+          lower,
+          axis.input - 1 + axis.extent() - lower - axis.output};
 }
 
 template <typename scalar_t>
@@ -147,17 +145,16 @@ void avg_pool_grad_input_of_stride_1(
   const Pool2dGeometry gradient{g.N, g.C, transposed(g.h), transposed(g.w), g.channels_last};
   reduce_windows<SumRule<acc_t>>(
       gradient,
-      [&](int64_t span, int64_t channels) {
-        return DividedRows<scalar_t>(g, divisors, grad_output, span, channels);
-      },
+      [&](int64_t span, int64_t channels) { return DividedRows<scalar_t>(g, divisors, grad_output, span, channels); },
       [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item) {
-        const int64_t at = g.channels_last ? ((n * H + h) * W + w) * g.C + channel : ((n * g.C + channel) * H + h) * W + w;
+        const int64_t at =
+            g.channels_last ? ((n * H + h) * W + w) * g.C + channel : ((n * g.C + channel) * H + h) * W + w;
         store_partial(grad_input + at, item.value, count);
       });
 }
 
-// Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. With a stride of 2
-// it is done by remainder of the padded column, where a step in the pixel is a step in the output; else each pixel's
+// Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. With a stride of
+// 2 it is done by remainder of the padded column, where a step in the pixel is a step in the output; else each pixel's
 // outputs are listed.
 template <typename scalar_t>
 class SpreadRow {

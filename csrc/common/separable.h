@@ -1,6 +1,6 @@
-// The reduction of sliding windows, one axis at a time: down the columns first, so that whole rows of memory are combined
-// with each other, then along the one row that is left of each output row. A window costs R + S steps instead of R * S,
-// and where many windows share a pixel three steps an axis, however large the window is.
+// The reduction of sliding windows, one axis at a time: down the columns first, so that whole rows of memory are
+// combined with each other, then along the one row that is left of each output row. A window costs R + S steps instead
+// of R * S, and where many windows share a pixel three steps an axis, however large the window is.
 //
 // What is combined is up to a rule (maximum, sum): an associative operation and its identity.
 #pragma once
@@ -12,29 +12,12 @@
 #include "cpu.h"
 #include "geometry.h"
 #include "pool_rows.h"
-#include "simd.h"
+#include "tagged.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-// A vector of values, each with a number that goes where it goes.
-template <typename acc_t, bool kTags>
-struct Tagged {
-  using Tag = LaneInt<acc_t>;
-
-  Tagged() = default;
-  CONVOPS_INLINE Tagged(Vector<acc_t> value, Vector<Tag> tag = Vector<Tag>{}) : value(value), tag(tag) {}
-
-  CONVOPS_INLINE Tagged shifted(int64_t by) const {
-    if constexpr (!kTags) return *this;
-    return {value, tag + broadcast<Tag>(static_cast<Tag>(by))};
-  }
-
-  Vector<acc_t> value;
-  Vector<Tag> tag;
-};
-
-// Rows of them in memory, each with room for a vector more.
+// Rows of a rule's items in memory, each with room for a vector more.
 template <typename Rule>
 class TaggedRows {
   using acc_t = typename Rule::acc_t;
@@ -73,8 +56,8 @@ class TaggedRows {
   Scratch<Tag> tags_;
 };
 
-// A row as `segments` stretches of `width` neighbours, which lie `pitch` apart: one stretch of a contiguous plane, or of a
-// channels_last row; a pixel's block of channels each where a block is less than all.
+// A row as `segments` stretches of `width` neighbours, which lie `pitch` apart: one stretch of a contiguous plane, or
+// of a channels_last row; a pixel's block of channels each where a block is less than all.
 struct RowShape {
   int64_t segments, width, pitch;
 
@@ -85,8 +68,7 @@ struct RowShape {
   CONVOPS_INLINE void for_each_vector(const Body& body) const {
     for (int64_t segment = 0; segment < segments; ++segment) {
       const int64_t at = segment * width, from = segment * pitch;
-      CONVOPS_ISA::for_each_vector<acc_t>(
-          width, [&](int64_t i, int64_t count) { body(at + i, from + i, count); });
+      CONVOPS_ISA::for_each_vector<acc_t>(width, [&](int64_t i, int64_t count) { body(at + i, from + i, count); });
     }
   }
 };
@@ -142,8 +124,10 @@ class RunningWindows {
 
  private:
   static CONVOPS_INLINE void take(Item& best, const Item& next) {
-    if constexpr (kOrdered) Rule::take(best, next);
-    else Rule::take_unordered(best, next);
+    if constexpr (kOrdered)
+      Rule::take(best, next);
+    else
+      Rule::take_unordered(best, next);
   }
 
   template <typename Load>
@@ -183,11 +167,12 @@ class RowWindows {
         in_place_(axis_.stride == 1 && !each_tap_),
         remainders_(each_tap_ ? axis_.kernel : std::min(axis_.stride, axis_.extent())),
         sorted_(remainders_, each_tap_ ? axis_.output : axis_.output + axis_.extent() / axis_.stride + 2 + lanes),
-        row_(in_place_ ? 0 : 1, axis_.input),
+        row_(in_place_ ? 0 : 1, axis_.input + lanes),
         doubles_(!each_tap_ && (axis_.stride == 1 || axis_.dilation == 1) && axis_.kernel / axis_.stride >= 8),
         level_(doubles_ ? 1 : 0, sorted_.pitch()),
         result_(doubles_ ? 1 : 0, axis_.output) {
     sorted_.fill(Rule::identity());
+    if (!in_place_) row_.fill(Rule::identity());
     for (int64_t s = 0; s < axis_.kernel; ++s) {
       const int64_t column = s * axis_.dilation;
       taps_.push_back(
@@ -214,9 +199,7 @@ class RowWindows {
   }
 
  private:
-  CONVOPS_INLINE Item tap(int64_t s, int64_t q) const {
-    return sorted_.load(taps_[s] + q).shifted(first_tap_ + s);
-  }
+  CONVOPS_INLINE Item tap(int64_t s, int64_t q) const { return sorted_.load(taps_[s] + q).shifted(first_tap_ + s); }
 
   void sort() {
     const int64_t stride = axis_.stride;
@@ -233,7 +216,7 @@ class RowWindows {
     int64_t w = 0, remainder = axis_.pad_lower % stride, index = axis_.pad_lower / stride;
     if (stride == 2 && remainders_ == 2) {
       const int64_t even = place(axis_.pad_lower), odd = place(axis_.pad_lower + 1);
-      for (; w + 2 * lanes <= read; w += 2 * lanes) {
+      for (; w < read; w += 2 * lanes) {  // behind the row there is padding
         const Item a = row_.load(w), b = row_.load(w + lanes);
         Item evens{unzip<false, acc_t>(a.value, b.value)}, odds{unzip<true, acc_t>(a.value, b.value)};
         if constexpr (Rule::kTags) {
@@ -243,7 +226,7 @@ class RowWindows {
         sorted_.store(even + w / 2, evens);
         sorted_.store(odd + w / 2, odds);
       }
-      index += w / 2;
+      return;
     }
     for (; w < read; ++w) {
       if (remainder < remainders_) sorted_.copy(remainder * sorted_.pitch() + index, row_, w);
@@ -253,9 +236,7 @@ class RowWindows {
       }
     }
   }
-  int64_t place(int64_t padded) const {
-    return padded % axis_.stride * sorted_.pitch() + padded / axis_.stride;
-  }
+  int64_t place(int64_t padded) const { return padded % axis_.stride * sorted_.pitch() + padded / axis_.stride; }
 
   // The window is `groups` groups of as many taps as the stride, and a rest. Windows of 1, 2, 4, ... groups are worked
   // out from each other; those that add up to `groups` are put together.
@@ -311,9 +292,9 @@ class RowWindows {
 // won: no value was above the identity).
 //
 // make_rows(span, channels) returns a source of rows, of which up to `span` neighbours are asked for time and again:
-// enter(n, channel, channels) goes to an image's block of channels (one channel of a contiguous one), pitch(channels) is
-// the distance of its pixels in a row, and a call gives row h. finish(n, channel,
-// p, q, count, item) gets a vector of windows (p, q), ... of a channel, or of channels of window (p, q).
+// enter(n, channel, channels) goes to an image's block of channels (one channel of a contiguous one), pitch(channels)
+// is the distance of its pixels in a row, and a call gives row h. finish(n, channel, p, q, count, item) gets a vector
+// of windows (p, q), ... of a channel, or of channels of window (p, q).
 template <typename Rule, typename MakeRows, typename Finish>
 void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Finish& finish) {
   using acc_t = typename Rule::acc_t;
@@ -333,8 +314,8 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
   using Rows = decltype(make_rows(span, width));
   struct State {
     Rows rows;
-    RowWindows<Rule> along;            // of a contiguous row
-    TaggedRows<Rule> down;             // a channels_last row, reduced down the columns
+    RowWindows<Rule> along;  // of a contiguous row
+    TaggedRows<Rule> down;   // a channels_last row, reduced down the columns
     std::optional<RunningWindows<Rule, true>> running_down{};
     std::optional<RunningWindows<Rule, false>> running_along{};
     std::vector<decltype(std::declval<Rows>()(0))> window_rows{};
@@ -349,7 +330,7 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
         const int64_t n = strip / blocks, channel = strip % blocks * width, channels = std::min(width, g.C - channel);
         state.rows.enter(n, channel, channels);
         const int64_t pitch = state.rows.pitch(channels);
-        const RowShape shape = !g.channels_last ? RowShape{1, W, W}
+        const RowShape shape = !g.channels_last    ? RowShape{1, W, W}
                                : pitch == channels ? RowShape{1, W * channels, W * channels}
                                                    : RowShape{W, channels, pitch};
         state.running_down.reset();
@@ -357,8 +338,10 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
         if (running_rows) state.running_down.emplace(g.h.kernel, shape, 1);
         if (running_columns) state.running_along.emplace(S, RowShape{1, channels, channels}, 1);
         const auto put = [&](int64_t at, int64_t count, const Item& item) {
-          if (g.channels_last) state.down.store(at, item, count);
-          else state.along.put(at, item, count);
+          if (g.channels_last)
+            state.down.store(at, item, count);
+          else
+            state.along.put(at, item, count);
         };
         for (int64_t p = p0; p < p1; ++p) {
           const Window& window = row_windows[p];
@@ -382,16 +365,14 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
               if (rows > 0) item = Item{load_partial(state.window_rows[0] + from, count)}.shifted(window.first * S);
               for (int64_t r = 1; r < rows; ++r) {
                 Rule::take(
-                    item,
-                    Item{load_partial(state.window_rows[r] + from, count)}.shifted((window.first + r) * S));
+                    item, Item{load_partial(state.window_rows[r] + from, count)}.shifted((window.first + r) * S));
               }
               put(at, count, item);
             });
           }
           if (!g.channels_last) {
-            state.along.reduce([&](int64_t q, int64_t count, const Item& item) {
-              finish(n, channel, p, q, count, item);
-            });
+            state.along.reduce(
+                [&](int64_t q, int64_t count, const Item& item) { finish(n, channel, p, q, count, item); });
             continue;
           }
           for (int64_t q = 0; q < Q; ++q) {
@@ -410,8 +391,10 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
               Item item = Rule::identity();
               for (int64_t s = columns.first; s < columns.last; ++s) {
                 const Item next = state.down.load((columns.start + s * g.w.dilation) * channels + c).shifted(s);
-                if (s == columns.first) item = next;
-                else Rule::take_unordered(item, next);
+                if (s == columns.first)
+                  item = next;
+                else
+                  Rule::take_unordered(item, next);
               }
               finish(n, channel + c, p, q, count, item);
             });
@@ -424,7 +407,8 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
 template <typename scalar_t>
 struct ImageRows {
   void enter(int64_t n, int64_t channel, int64_t) {
-    first = image + (geometry.channels_last ? n * plane() * geometry.C + channel : (n * geometry.C + channel) * plane());
+    first =
+        image + (geometry.channels_last ? n * plane() * geometry.C + channel : (n * geometry.C + channel) * plane());
   }
   int64_t pitch(int64_t) const { return geometry.C; }
   CONVOPS_INLINE const scalar_t* operator()(int64_t h) const {

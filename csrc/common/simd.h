@@ -200,6 +200,28 @@ CONVOPS_INLINE void store(T* to, Vector<Compute<T>> vector) {
   }
 }
 
+#if defined(__AVX512F__)
+CONVOPS_INLINE uint32_t lane_mask(int64_t begin, int64_t end) {
+  return ((1u << end) - 1) & ~((1u << begin) - 1);
+}
+#endif
+
+// to[i] = from[i] for the lanes [begin, end) of `lanes` storage values.
+template <int lanes, typename T>
+CONVOPS_INLINE void copy_lanes(T* to, const T* from, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  if constexpr (lanes == 16 && sizeof(T) == 2) {
+    const auto mask = static_cast<__mmask16>(lane_mask(begin, end));
+    return _mm256_mask_storeu_epi16(to, mask, _mm256_maskz_loadu_epi16(mask, from));
+  }
+  if constexpr (lanes == 16 && sizeof(T) == 1) {
+    const auto mask = static_cast<__mmask16>(lane_mask(begin, end));
+    return _mm_mask_storeu_epi8(to, mask, _mm_maskz_loadu_epi8(mask, from));
+  }
+#endif
+  for (int64_t i = begin; i < end; ++i) to[i] = from[i];
+}
+
 // The first `count` lanes; the others load as zero and are not stored.
 template <typename T>
 CONVOPS_INLINE Vector<Compute<T>> load_partial(const T* from, int64_t count) {
@@ -214,7 +236,43 @@ CONVOPS_INLINE Vector<Compute<T>> load_partial(const T* from, int64_t count) {
     return bit_cast<Vector<C>>(_mm512_maskz_loadu_epi64((1u << count) - 1, from));
 #endif
   T buffer[lanes] = {};
-  for (int64_t i = 0; i < count; ++i) buffer[i] = from[i];
+  copy_lanes<lanes>(buffer, from, 0, count);
+  return load(buffer);
+}
+
+// Lanes i of row[first + i] where that is one of the `size` elements of the row, else of `outside`.
+template <typename T>
+CONVOPS_INLINE Vector<Compute<T>> load_inside(const T* row, int64_t first, int64_t size, Compute<T> outside) {
+  using C = Compute<T>;
+  constexpr int lanes = kLanes<C>;
+  const int64_t begin = first < 0 ? -first : 0, end = size - first < lanes ? size - first : lanes;
+  if (begin >= end) return broadcast(outside);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, C>) {
+    const uint32_t mask = lane_mask(begin, end);
+    if constexpr (sizeof(T) == 4)
+      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi32(bit_cast<__m512i>(broadcast(outside)), mask, row + first));
+    else
+      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi64(bit_cast<__m512i>(broadcast(outside)), mask, row + first));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, C>) {
+    Vector<LaneInt<C>> lane;
+    for (int i = 0; i < lanes; ++i) lane[i] = i;
+    const Vector<LaneInt<C>> inside = (lane >= static_cast<LaneInt<C>>(begin)) & (lane < static_cast<LaneInt<C>>(end));
+    Vector<C> loaded;
+    if constexpr (sizeof(T) == 4)
+      loaded = bit_cast<Vector<C>>(
+          _mm256_maskload_epi32(reinterpret_cast<const int*>(row + first), bit_cast<__m256i>(inside)));
+    else
+      loaded = bit_cast<Vector<C>>(
+          _mm256_maskload_epi64(reinterpret_cast<const long long*>(row + first), bit_cast<__m256i>(inside)));
+    return inside ? loaded : broadcast(outside);
+  }
+#endif
+  T buffer[lanes];
+  store(buffer, broadcast(outside));
+  copy_lanes<lanes>(buffer, row + first, begin, end);
   return load(buffer);
 }
 
@@ -232,7 +290,7 @@ CONVOPS_INLINE void store_partial(T* to, Vector<Compute<T>> vector, int64_t coun
 #endif
   T buffer[lanes];
   store(buffer, vector);
-  for (int64_t i = 0; i < count; ++i) to[i] = buffer[i];
+  copy_lanes<lanes>(to, buffer, 0, count);
 }
 
 // The instance for n of a template on an int from 1 to kMost: select_instance<3>(n, []<int N>() { return &f<N>; }).
@@ -292,8 +350,8 @@ CONVOPS_INLINE Vector<T> rotate(Vector<T> v) {
   }(std::make_integer_sequence<int, kLanes<T>>());
 }
 
-// Calls fold(std::integral_constant<int, by>()) for by = n/2, n/4, ..., 1: taking in the lanes rotated by that each time
-// leaves the fold of all n lanes in every one.
+// Calls fold(std::integral_constant<int, by>()) for by = n/2, n/4, ..., 1: taking in the lanes rotated by that each
+// time leaves the fold of all n lanes in every one.
 template <int n, typename Fold>
 CONVOPS_INLINE void fold_lanes(const Fold& fold) {
   if constexpr (n > 1) {

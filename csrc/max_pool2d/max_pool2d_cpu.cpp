@@ -1,6 +1,7 @@
 // The CPU's algorithms for max_pool2d.
 #include "../common/algorithm.h"
 #include "../common/cpu.h"
+#include "../common/small_windows.h"
 
 namespace convops {
 
@@ -26,10 +27,8 @@ std::span<const MaxPool2dAlgorithm> max_pool2d_cpu_algorithms() {
   static constexpr MaxPool2dAlgorithm algorithms[] = {
       {"global", [](const MaxPool2dProblem& problem) { return problem.geometry.is_global(); }, nullptr,
        run<max_pool2d_global>},
-      // Work grows with the taps of a window here, with the sum of its sides in separable.
-      {"direct",
-       [](const MaxPool2dProblem& problem) { return problem.geometry.channels_last && problem.geometry.taps() <= 16; },
-       nullptr, run<max_pool2d_direct>},
+      {"direct", [](const MaxPool2dProblem& problem) { return has_small_windows(problem.geometry, 16); }, nullptr,
+       run<max_pool2d_direct>},
       {"separable", [](const MaxPool2dProblem&) { return true; }, nullptr, run<max_pool2d_separable>},
   };
   return algorithms;

@@ -55,14 +55,51 @@ struct MaximumRule {
 
  private:
   static CONVOPS_INLINE auto is_nan(Vector<acc_t> value) {
-    if constexpr (std::is_integral_v<acc_t>) return Vector<LaneInt<acc_t>>{};
-    else return value != value;
+    if constexpr (std::is_integral_v<acc_t>)
+      return Vector<LaneInt<acc_t>>{};
+    else
+      return value != value;
   }
+};
+
+// The offset of a window's first tap inside the image, which a window of lowest values picks; where dilation steps over
+// the whole image, that of the first tap that is not above or left of it.
+template <typename Offset>
+class FirstTaps {
+ public:
+  explicit FirstTaps(const Pool2dGeometry& g)
+      : rows_(g.h.output), columns_(round_up(g.w.output, kLanes<Offset>) + kLanes<Offset>) {
+    for (int64_t p = 0; p < g.h.output; ++p) rows_[p] = static_cast<Offset>(g.h.first_tap(p) * g.w.kernel);
+    for (int64_t q = 0; q < g.w.output; ++q) columns_[q] = static_cast<Offset>(g.w.first_tap(q));
+  }
+
+  // Of windows (p, q), (p, q + 1), ...
+  CONVOPS_INLINE Vector<Offset> along(int64_t p, int64_t q) const {
+    return load(columns_.data() + q) + broadcast(rows_[p]);
+  }
+  // Of several channels of window (p, q).
+  CONVOPS_INLINE Vector<Offset> at(int64_t p, int64_t q) const { return broadcast<Offset>(rows_[p] + columns_[q]); }
+
+ private:
+  Scratch<Offset> rows_, columns_;
 };
 
 // Offsets are uint8_t or int32_t in memory.
 template <typename offset_t, typename Lane>
 CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t count) {
+#if defined(__AVX512F__)
+  const uint32_t mask = count >= kLanes<Lane> ? ~0u : (1u << count) - 1;
+  const auto bits = bit_cast<__m512i>(offsets);
+  if constexpr (sizeof(Lane) == 4 && sizeof(offset_t) == 1) {
+    _mm512_mask_cvtepi32_storeu_epi8(to, mask, bits);
+  } else if constexpr (sizeof(Lane) == 4) {
+    _mm512_mask_storeu_epi32(to, mask, bits);
+  } else if constexpr (sizeof(offset_t) == 1) {
+    _mm512_mask_cvtepi64_storeu_epi8(to, mask, bits);
+  } else {
+    _mm512_mask_cvtepi64_storeu_epi32(to, mask, bits);
+  }
+#else
   typedef offset_t Narrow __attribute__((vector_size(kLanes<Lane> * sizeof(offset_t))));
   const Narrow narrow = __builtin_convertvector(offsets, Narrow);
   if (count >= kLanes<Lane>) {
@@ -70,6 +107,7 @@ CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t co
   } else {
     for (int64_t i = 0; i < count; ++i) to[i] = narrow[i];
   }
+#endif
 }
 
 }  // namespace CONVOPS_ISA

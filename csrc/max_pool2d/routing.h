@@ -9,8 +9,8 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-// Where a window starts along an axis, and the end of the pixels that its taps may name: of the image, or of an adaptive
-// window that is shorter than others.
+// Where a window starts along an axis, and the end of the pixels that its taps may name: of the image, or of an
+// adaptive window that is shorter than others.
 struct Reach {
   int64_t start, end;
 };
@@ -22,99 +22,97 @@ inline std::vector<Reach> reaches_of(const Axis& axis) {
   return reaches;
 }
 
-// Follows offsets of one geometry. Bytes are looked up, wider offsets divided.
+// What offsets of one geometry name. Bytes are looked up, wider offsets divided.
 template <typename offset_t>
-class Route {
+class Taps {
  public:
-  explicit Route(const Pool2dGeometry& g) : g_(g) {
+  explicit Taps(const Pool2dGeometry& g) : g_(g) {
     if constexpr (sizeof(offset_t) == 1) {
       for (int64_t offset = 0; offset < kMaxByteTaps; ++offset) {
-        const bool named = offset < g.taps();
-        rows_[offset] = named ? offset / g.w.kernel * g.h.dilation : kNowhere;
-        columns_[offset] = named ? offset % g.w.kernel * g.w.dilation : kNowhere;
+        rows_[offset] = static_cast<int32_t>(std::min(offset / g.w.kernel, g.h.kernel));
+        columns_[offset] = offset % g.w.kernel * g.w.dilation;
       }
     }
   }
 
-  // The tap's row and column relative to the window's start; kNowhere where the offset names no tap.
+  // The tap's row r, or R where the offset names no tap.
   CONVOPS_INLINE int64_t row(offset_t offset) const {
     if constexpr (sizeof(offset_t) == 1) return rows_[offset];
-    return offset < 0 || offset >= g_.taps() ? kNowhere : offset / g_.w.kernel * g_.h.dilation;
+    return offset < 0 || offset >= g_.taps() ? g_.h.kernel : offset / g_.w.kernel;
   }
+  // Its column, from the window's first.
   CONVOPS_INLINE int64_t column(offset_t offset) const {
     if constexpr (sizeof(offset_t) == 1) return columns_[offset];
-    return offset < 0 || offset >= g_.taps() ? kNowhere : offset % g_.w.kernel * g_.w.dilation;
-  }
-
-  // The pixel h * W + w that a window's offset routes to, or -1.
-  CONVOPS_INLINE int64_t pixel(const Reach& rows, const Reach& columns, offset_t offset) const {
-    const int64_t h = rows.start + row(offset), w = columns.start + column(offset);
-    const bool inside = static_cast<uint64_t>(h) < static_cast<uint64_t>(rows.end) &&
-                        static_cast<uint64_t>(w) < static_cast<uint64_t>(columns.end);
-    return inside ? h * g_.w.input + w : -1;
+    return offset < 0 ? 0 : offset % g_.w.kernel * g_.w.dilation;
   }
 
  private:
-  static constexpr int64_t kNowhere = int64_t(1) << 62;
-
   const Pool2dGeometry& g_;
-  int64_t rows_[kMaxByteTaps], columns_[kMaxByteTaps];
+  int32_t rows_[kMaxByteTaps];
+  int64_t columns_[kMaxByteTaps];
 };
 
-// A scatter: per window one load of gradient and offset and one add, however large the window. Rows of the gradient are
-// zeroed just before the first window that reaches them, while they are about to be in the cache anyway.
+// A scatter: per window one load of gradient and offset and one add, however large the window. It goes to the few rows
+// that a row of windows sees, which stay in the cache; each row is written to memory once, when the windows have
+// passed. (A sum in memory that was just allocated would wait for it at every add.)
 template <typename scalar_t, typename offset_t>
 void max_pool_grad_input(
     const Pool2dGeometry& g, const scalar_t* grad_output, const offset_t* offsets, scalar_t* grad_input) {
   using acc_t = Compute<scalar_t>;
-  constexpr bool kDirect = std::is_same_v<scalar_t, acc_t>;
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
   const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
-  const ChannelRanges ranges(g, kDirect ? 4 * thread_count() : g.N * ceil_div(C, 16));
+  const int64_t slots = std::min(g.h.extent(), H);
+  constexpr int64_t kRingBytes = 128 << 10;
+  const int64_t row_bytes = W * C * static_cast<int64_t>(sizeof(acc_t));
+  const ChannelRanges ranges(g, std::max(4 * thread_count(), g.N * ceil_div(slots * row_bytes, kRingBytes)));
   parallel_for(g.N * ranges.count, g.input_numel(), [&](int64_t begin, int64_t end) {
-    const Route<offset_t> route(g);
-    // Half types add in float and round once.
-    const Scratch<acc_t> plane(kDirect ? 0 : H * W * ranges.width);
+    const Taps<offset_t> taps(g);
+    const int64_t pitch = W * ranges.width;
+    const Scratch<acc_t> ring(slots * pitch);
+    std::vector<acc_t*> tap_rows(g.h.kernel + 1, nullptr);  // where each of a window's rows is; none outside the image
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / ranges.count, channel = task % ranges.count * ranges.width;
       const int64_t width = std::min(ranges.width, C - channel);
-      // Elements between neighbouring pixels of the output, and of the sums.
-      const int64_t pixel = g.channels_last ? C : 1, sum_pixel = kDirect ? pixel : width;
+      const int64_t pixel = g.channels_last ? C : 1;
       const int64_t first_in = g.channels_last ? n * H * W * C + channel : (n * C + channel) * H * W;
       const int64_t first_out = g.channels_last ? n * P * Q * C + channel : (n * C + channel) * P * Q;
-      acc_t* sums;
-      if constexpr (kDirect) {
-        sums = grad_input + first_in;
-      } else {
-        sums = plane.data();
-      }
-      const auto zero_rows = [&](int64_t from, int64_t to) {
-        if (sum_pixel == width) {
-          std::fill(sums + from * W * width, sums + to * W * width, acc_t(0));
-        } else {
-          for (int64_t i = from * W; i < to * W; ++i) std::fill_n(sums + i * sum_pixel, width, acc_t(0));
+      int64_t written = 0, zeroed = 0;
+      const auto write_rows = [&](int64_t to) {
+        for (; written < to; ++written) {
+          scalar_t* row = grad_input + first_in + written * W * pixel;
+          const acc_t* sums = ring.data() + written % slots * pitch;
+          const bool untouched = written >= zeroed;
+          const int64_t segments = width == pixel ? 1 : W, length = width == pixel ? W * width : width;
+          for (int64_t segment = 0; segment < segments; ++segment, row += pixel, sums += width) {
+            for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
+              store_partial(row + i, untouched ? Vector<acc_t>{} : load_partial(sums + i, count), count);
+            });
+          }
         }
       };
-      int64_t zeroed = 0;
       for (int64_t p = 0; p < P; ++p) {
-        const int64_t reach = std::clamp<int64_t>(rows[p].start + g.h.extent(), zeroed, H);
-        zero_rows(zeroed, reach);
-        zeroed = reach;
+        const int64_t h = rows[p].start;
+        write_rows(std::clamp<int64_t>(h, written, H));
+        zeroed = std::max(zeroed, written);
+        for (const int64_t reach = std::min(H, h + g.h.extent()); zeroed < reach; ++zeroed) {
+          std::fill_n(ring.data() + zeroed % slots * pitch, W * width, acc_t(0));
+        }
+        for (int64_t r = 0; r < g.h.kernel; ++r) {
+          const int64_t row = h + r * g.h.dilation;
+          tap_rows[r] = row >= 0 && row < rows[p].end ? ring.data() + row % slots * pitch : nullptr;
+        }
         for (int64_t q = 0; q < Q; ++q) {
           const int64_t at = first_out + (p * Q + q) * pixel;
           for (int64_t i = 0; i < width; ++i) {
-            const int64_t to = route.pixel(rows[p], columns[q], offsets[at + i]);
-            if (to >= 0) sums[to * sum_pixel + i] += widen(grad_output[at + i]);
+            const offset_t offset = offsets[at + i];
+            acc_t* row = tap_rows[taps.row(offset)];
+            const int64_t w = columns[q].start + taps.column(offset);
+            if (row == nullptr || static_cast<uint64_t>(w) >= static_cast<uint64_t>(columns[q].end)) continue;
+            row[w * width + i] += widen(grad_output[at + i]);
           }
         }
       }
-      zero_rows(zeroed, H);
-      if constexpr (!kDirect) {
-        for (int64_t i = 0; i < H * W; ++i) {
-          for (int64_t j = 0; j < width; ++j)
-            grad_input[first_in + i * pixel + j] = narrow<scalar_t>(sums[i * width + j]);
-        }
-      }
+      write_rows(H);
     }
   });
 }
@@ -140,12 +138,16 @@ void for_each_output(const Pool2dGeometry& g, const Visit& visit) {
 
 template <typename scalar_t, typename offset_t>
 void max_pool_gather(const Pool2dGeometry& g, const scalar_t* input, const offset_t* offsets, scalar_t* output) {
-  const Route<offset_t> route(g);
+  const Taps<offset_t> taps(g);
   const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
   const int64_t pixel = g.channels_last ? g.C : 1;
   for_each_output(g, [&](int64_t at, int64_t image, int64_t p, int64_t q) {
-    const int64_t from = route.pixel(rows[p], columns[q], offsets[at]);
-    output[at] = from >= 0 ? input[image + from * pixel] : scalar_t{};
+    const int64_t r = taps.row(offsets[at]);
+    const int64_t h = r == g.h.kernel ? -1 : rows[p].start + r * g.h.dilation;
+    const int64_t w = columns[q].start + taps.column(offsets[at]);
+    const bool inside = static_cast<uint64_t>(h) < static_cast<uint64_t>(rows[p].end) &&
+                        static_cast<uint64_t>(w) < static_cast<uint64_t>(columns[q].end);
+    output[at] = inside ? input[image + (h * g.w.input + w) * pixel] : scalar_t{};
   });
 }
 
