@@ -34,7 +34,10 @@ void direct_avg_pool_channels(const AvgPool2dProblem& problem, const scalar_t* i
     for_each_four_vectors<acc_t>(g.C, [&](int64_t i, int64_t count, auto vectors) {
       Vector<acc_t> sum[vectors] = {};
       for (const WindowTap& tap : taps) {
-        for (int v = 0; v < vectors; ++v) sum[v] += load_partial(window + tap.element + i + v * lanes, count);
+        for (int v = 0; v < vectors; ++v) {
+          prefetch_ahead(window + tap.element + i + v * lanes);
+          sum[v] += load_partial(window + tap.element + i + v * lanes, count);
+        }
       }
       for (int v = 0; v < vectors; ++v) store_partial(to + i + v * lanes, divisors.divide_at(p, q, sum[v]), count);
     });

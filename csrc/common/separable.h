@@ -151,6 +151,9 @@ class RunningWindows {
 // One row of a plane, and the windows along it. The row is padded with the identity to every column that a window reads
 // and sorted by column modulo the stride, so that tap s of all windows is one contiguous stretch. Where dilation puts
 // taps far apart, or windows are adaptive, each tap is copied out by itself.
+//
+// There are two such rows, one that is being put and one that is reduced: loads that overlap several stores wait for
+// them to reach the cache, so a row rests for a turn in between.
 template <typename Rule>
 class RowWindows {
   using acc_t = typename Rule::acc_t;
@@ -166,8 +169,8 @@ class RowWindows {
             (axis_.stride == 1 && axis_.pad_lower + axis_.input >= axis_.output + axis_.extent())),
         in_place_(axis_.stride == 1 && !each_tap_),
         remainders_(each_tap_ ? axis_.kernel : std::min(axis_.stride, axis_.extent())),
-        sorted_(remainders_, each_tap_ ? axis_.output : axis_.output + axis_.extent() / axis_.stride + 2 + lanes),
-        row_(in_place_ ? 0 : 1, axis_.input + lanes),
+        sorted_(2 * remainders_, each_tap_ ? axis_.output : axis_.output + axis_.extent() / axis_.stride + 2 + lanes),
+        row_(in_place_ ? 0 : 2, axis_.input + lanes),
         doubles_(!each_tap_ && (axis_.stride == 1 || axis_.dilation == 1) && axis_.kernel / axis_.stride >= 8),
         level_(doubles_ ? 1 : 0, sorted_.pitch()),
         result_(doubles_ ? 1 : 0, axis_.output) {
@@ -180,11 +183,14 @@ class RowWindows {
     }
   }
 
-  // Where the row goes, column by column.
+  // Where the row that is being put goes, column by column.
   CONVOPS_INLINE void put(int64_t w, const Item& item, int64_t count) {
-    if (in_place_) return sorted_.store(axis_.pad_lower + w, item, count);
-    row_.store(w, item, count);
+    if (in_place_) return sorted_.store(sorted_side(putting_) + axis_.pad_lower + w, item, count);
+    row_.store(putting_ * row_.pitch() + w, item, count);
   }
+
+  // Makes the row that was put the one that is reduced, and the other way round.
+  void turn() { putting_ = 1 - putting_; }
 
   // finish(q, count, item) for vectors of windows.
   template <typename Finish>
@@ -199,15 +205,18 @@ class RowWindows {
   }
 
  private:
-  CONVOPS_INLINE Item tap(int64_t s, int64_t q) const { return sorted_.load(taps_[s] + q).shifted(first_tap_ + s); }
+  int64_t sorted_side(int64_t side) const { return side * remainders_ * sorted_.pitch(); }
+  CONVOPS_INLINE Item tap(int64_t s, int64_t q) const {
+    return sorted_.load(sorted_side(1 - putting_) + taps_[s] + q).shifted(first_tap_ + s);
+  }
 
   void sort() {
-    const int64_t stride = axis_.stride;
+    const int64_t stride = axis_.stride, from = (1 - putting_) * row_.pitch(), to = sorted_side(1 - putting_);
     if (each_tap_) {
       for (int64_t q = 0; q < axis_.output; ++q) {
         const int64_t start = axis_.start(q), last = axis_.last_tap(q);
         for (int64_t s = axis_.first_tap(q); s < last; ++s) {
-          sorted_.copy(taps_[s] + q, row_, start + s * axis_.dilation);
+          sorted_.copy(to + taps_[s] + q, row_, from + start + s * axis_.dilation);
         }
       }
       return;
@@ -217,19 +226,19 @@ class RowWindows {
     if (stride == 2 && remainders_ == 2) {
       const int64_t even = place(axis_.pad_lower), odd = place(axis_.pad_lower + 1);
       for (; w < read; w += 2 * lanes) {  // behind the row there is padding
-        const Item a = row_.load(w), b = row_.load(w + lanes);
+        const Item a = row_.load(from + w), b = row_.load(from + w + lanes);
         Item evens{unzip<false, acc_t>(a.value, b.value)}, odds{unzip<true, acc_t>(a.value, b.value)};
         if constexpr (Rule::kTags) {
           evens.tag = unzip<false, LaneInt<acc_t>>(a.tag, b.tag);
           odds.tag = unzip<true, LaneInt<acc_t>>(a.tag, b.tag);
         }
-        sorted_.store(even + w / 2, evens);
-        sorted_.store(odd + w / 2, odds);
+        sorted_.store(to + even + w / 2, evens);
+        sorted_.store(to + odd + w / 2, odds);
       }
       return;
     }
     for (; w < read; ++w) {
-      if (remainder < remainders_) sorted_.copy(remainder * sorted_.pitch() + index, row_, w);
+      if (remainder < remainders_) sorted_.copy(to + remainder * sorted_.pitch() + index, row_, from + w);
       if (++remainder == stride) {
         remainder = 0;
         ++index;
@@ -286,6 +295,7 @@ class RowWindows {
   bool doubles_;
   TaggedRows<Rule> level_, result_;
   std::vector<int64_t> taps_;
+  int64_t putting_ = 0;
 };
 
 // Reduces every window by a rule whose tags are tap offsets r * S + s (with tags below the first tap's where padding
@@ -343,45 +353,52 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
           else
             state.along.put(at, item, count);
         };
-        for (int64_t p = p0; p < p1; ++p) {
+        const auto reduce_down = [&](int64_t p) {
           const Window& window = row_windows[p];
           if (running_rows) {
             const auto load = [&](int64_t h, int64_t from, int64_t count) {
               if (h < 0 || h >= H) return Rule::identity();
               return Item{load_partial(state.rows(h) + from, count)};
             };
-            state.running_down->reduce(window.start, load, [&](int64_t at, int64_t count, Item item) {
+            return state.running_down->reduce(window.start, load, [&](int64_t at, int64_t count, Item item) {
               if constexpr (Rule::kTags) item.tag *= static_cast<LaneInt<acc_t>>(S);
               put(at, count, item);
             });
-          } else {
-            state.window_rows.clear();
-            for (int64_t r = window.first; r < window.last; ++r) {
-              state.window_rows.push_back(state.rows(window.start + r * g.h.dilation));
+          }
+          state.window_rows.clear();
+          for (int64_t r = window.first; r < window.last; ++r) {
+            state.window_rows.push_back(state.rows(window.start + r * g.h.dilation));
+          }
+          const int64_t rows = window.last - window.first;
+          shape.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) {
+            Item item = Rule::identity();
+            if (rows > 0) item = Item{load_partial(state.window_rows[0] + from, count)}.shifted(window.first * S);
+            for (int64_t r = 1; r < rows; ++r) {
+              Rule::take(item, Item{load_partial(state.window_rows[r] + from, count)}.shifted((window.first + r) * S));
             }
-            const int64_t rows = window.last - window.first;
-            shape.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) {
-              Item item = Rule::identity();
-              if (rows > 0) item = Item{load_partial(state.window_rows[0] + from, count)}.shifted(window.first * S);
-              for (int64_t r = 1; r < rows; ++r) {
-                Rule::take(
-                    item, Item{load_partial(state.window_rows[r] + from, count)}.shifted((window.first + r) * S));
-              }
-              put(at, count, item);
-            });
+            put(at, count, item);
+          });
+        };
+        if (!g.channels_last) {
+          for (int64_t p = p0; p <= p1; ++p) {
+            if (p < p1) reduce_down(p);
+            if (p > p0) {
+              state.along.reduce(
+                  [&](int64_t q, int64_t count, const Item& item) { finish(n, channel, p - 1, q, count, item); });
+            }
+            state.along.turn();
           }
-          if (!g.channels_last) {
-            state.along.reduce(
-                [&](int64_t q, int64_t count, const Item& item) { finish(n, channel, p, q, count, item); });
-            continue;
-          }
+          return;
+        }
+        for (int64_t p = p0; p < p1; ++p) {
+          reduce_down(p);
+          if (running_columns) state.running_along->restart();
           for (int64_t q = 0; q < Q; ++q) {
             const Window& columns = column_windows[q];
             if (running_columns) {
               const auto load = [&](int64_t w, int64_t from, int64_t) {
                 return w < 0 || w >= W ? Rule::identity() : state.down.load(w * channels + from);
               };
-              if (q == 0) state.running_along->restart();
               state.running_along->reduce(columns.start, load, [&](int64_t c, int64_t count, const Item& item) {
                 finish(n, channel + c, p, q, count, item);
               });

@@ -9,8 +9,8 @@ namespace convops {
 inline bool has_small_windows(const Pool2dGeometry& g, int64_t most_taps) {
   if (g.taps() > most_taps) return false;
   if (g.channels_last) return true;
-  // The columns of neighbouring windows are neighbours, or every other one.
-  return !g.w.adaptive && g.w.stride <= 2 && (g.w.dilation == 1 || g.w.kernel == 1);
+  // Where windows of a plane overlap more, sharing pays at once.
+  return !g.w.adaptive && g.w.stride == 2 && (g.w.dilation == 1 || g.w.kernel == 1);
 }
 
 }  // namespace convops

@@ -38,6 +38,7 @@ void direct_max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, sc
       for (int v = 0; v < vectors; ++v) best[v] = start;
       for (const WindowTap& tap : taps) {
         for (int v = 0; v < vectors; ++v) {
+          prefetch_ahead(window + tap.element + i + v * lanes);
           Rule::take(
               best[v], {load_partial(window + tap.element + i + v * lanes, count), broadcast<Offset>(tap.offset)});
         }
