@@ -16,7 +16,7 @@ void direct_avg_pool_planes(const AvgPool2dProblem& problem, const scalar_t* inp
   const Divisors<typename Rule::acc_t> divisors(problem);
   reduce_plane_windows<Rule>(
       g, input, [](int64_t, int64_t) { return Rule::identity(); },
-      [&](int64_t plane, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) {
+      [&](int64_t plane, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) CONVOPS_INLINE_LAMBDA {
         store_partial(
             output + (plane * g.h.output + p) * g.w.output + q, divisors.divide_along(p, q, item.value), count);
       });
@@ -31,7 +31,7 @@ void direct_avg_pool_channels(const AvgPool2dProblem& problem, const scalar_t* i
   for_each_window(g, input, [&](const scalar_t* window, const std::vector<WindowTap>& taps, int64_t row, int64_t q) {
     scalar_t* to = output + (row * g.w.output + q) * g.C;
     const int64_t p = row % g.h.output;
-    for_each_four_vectors<acc_t>(g.C, [&](int64_t i, int64_t count, auto vectors) {
+    for_each_four_vectors<acc_t>(g.C, [&](int64_t i, int64_t count, auto vectors) CONVOPS_INLINE_LAMBDA {
       Vector<acc_t> sum[vectors] = {};
       for (const WindowTap& tap : taps) {
         for (int v = 0; v < vectors; ++v) {

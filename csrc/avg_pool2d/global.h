@@ -30,14 +30,14 @@ void global_avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* in
     for (int64_t h = 0; h < g.h.input; ++h) {
       std::fill_n(row.data(), channels, acc_t(0));
       for (int64_t w = 0; w < g.w.input; ++w, from += g.C) {
-        for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
+        for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
           store(row.data() + i, load(row.data() + i) + load_partial(from + i, count));
         });
       }
       for_each_vector<acc_t>(
           channels, [&](int64_t i, int64_t) { store(sums.data() + i, load(sums.data() + i) + load(row.data() + i)); });
     }
-    for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
+    for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
       store_partial(output + n * g.C + first + i, load(sums.data() + i) / broadcast(divisor), count);
     });
   });

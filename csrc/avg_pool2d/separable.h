@@ -22,7 +22,7 @@ void separable_avg_pool(const AvgPool2dProblem& problem, const scalar_t* input, 
   const Divisors<acc_t> divisors(problem);
   reduce_windows<SumRule<acc_t>>(
       g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
-      [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const Item& item) {
+      [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
         if (g.channels_last) {
           store_partial(output + ((n * P + p) * Q + q) * g.C + channel, divisors.divide_at(p, q, item.value), count);
         } else {
@@ -33,6 +33,8 @@ void separable_avg_pool(const AvgPool2dProblem& problem, const scalar_t* input, 
 
 // The outputs whose windows hold an input: every step-th of [first, last).
 struct Cover {
+  bool operator==(const Cover&) const = default;
+
   int64_t first = 0, last = 0, step = 1;
 };
 
@@ -99,13 +101,13 @@ class DividedRows {
   void divide(int64_t p, acc_t* to) const {
     const int64_t Q = g_.w.output;
     if (!g_.channels_last) {
-      for_each_vector<acc_t>(Q, [&](int64_t q, int64_t count) {
+      for_each_vector<acc_t>(Q, [&](int64_t q, int64_t count) CONVOPS_INLINE_LAMBDA {
         store(to + q, divisors_.divide_along(p, q, load_partial(from_ + p * Q + q, count)));
       });
       return;
     }
     for (int64_t q = 0; q < Q; ++q) {
-      for_each_vector<acc_t>(channels_, [&](int64_t c, int64_t count) {
+      for_each_vector<acc_t>(channels_, [&](int64_t c, int64_t count) CONVOPS_INLINE_LAMBDA {
         const auto gradient = load_partial(from_ + (p * Q + q) * g_.C + c, count);
         store_partial(to + q * channels_ + c, divisors_.divide_at(p, q, gradient), count);
       });
@@ -146,7 +148,7 @@ void avg_pool_grad_input_of_stride_1(
   reduce_windows<SumRule<acc_t>>(
       gradient,
       [&](int64_t span, int64_t channels) { return DividedRows<scalar_t>(g, divisors, grad_output, span, channels); },
-      [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item) {
+      [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
         const int64_t at =
             g.channels_last ? ((n * H + h) * W + w) * g.C + channel : ((n * g.C + channel) * H + h) * W + w;
         store_partial(grad_input + at, item.value, count);
@@ -194,7 +196,9 @@ class SpreadRow {
         for (int64_t w = 0; w < W; ++w) spread[w] += from[output[w]];
       }
     }
-    for_each_vector<acc_t>(W, [&](int64_t w, int64_t count) { store_partial(to + w, load(spread + w + pad), count); });
+    for_each_vector<acc_t>(W, [&](int64_t w, int64_t count) CONVOPS_INLINE_LAMBDA {
+      store_partial(to + w, load(spread + w + pad), count);
+    });
   }
 
  private:
@@ -259,15 +263,19 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
     state.divided.enter(g.channels_last ? plane : plane / C, g.channels_last ? 0 : plane % C, pixel);
     for (int64_t h = h0; h < h1; ++h) {
       const Cover& cover = row_covers[h];
+      scalar_t* to = grad_input + (plane * H + h) * W * pixel;
+      if (h > h0 && cover == row_covers[h - 1]) {  // in the same windows as the row before
+        std::copy_n(to - W * pixel, W * pixel, to);
+        continue;
+      }
       state.rows.clear();
       for (int64_t p = cover.first; p < cover.last; p += cover.step) state.rows.push_back(state.divided(p));
-      scalar_t* to = grad_input + (plane * H + h) * W * pixel;
       acc_t* sums = g.channels_last ? state.column_sums.data() : state.spread.sums();
       const acc_t* summed = sums;
       if (g.channels_last && state.rows.size() == 1) {
         summed = state.rows[0];
       } else {
-        for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
+        for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
           Vector<acc_t> sum{};
           for (const acc_t* row : state.rows) sum += load(row + i);
           store_partial(sums + i, sum, count);
@@ -279,7 +287,7 @@ void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_o
       }
       for (int64_t w = 0; w < W; ++w, to += C) {
         const Cover& columns = column_covers[w];
-        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) {
+        for_each_vector<acc_t>(C, [&](int64_t channel, int64_t count) CONVOPS_INLINE_LAMBDA {
           Vector<acc_t> sum{};
           for (int64_t q = columns.first; q < columns.last; q += columns.step) {
             sum += load_partial(summed + q * C + channel, count);

@@ -19,33 +19,34 @@ void reduce_plane_windows_of(const Pool2dGeometry& g, const scalar_t* input, con
   const auto row_windows = windows_of(g.h);
   const acc_t outside = Rule::identity().value[0];
   // The window's rows, two columns at a time: load(row, column) for any column.
-  const auto take_rows = [&](Item& item, const Window& rows, const scalar_t* first, int64_t w, const auto& load) {
-    for (int64_t r = rows.first; r < rows.last; ++r) {
-      const scalar_t* row = first + r * g.h.dilation * W;
-      const int64_t tag = r * g.w.kernel;
+  const auto take_rows = [&](Item& item, const Window& rows, const scalar_t* first, int64_t w, const auto& load)
+                             CONVOPS_INLINE_LAMBDA {
+                               for (int64_t r = rows.first; r < rows.last; ++r) {
+                                 const scalar_t* row = first + r * g.h.dilation * W;
+                                 const int64_t tag = r * g.w.kernel;
 #pragma GCC unroll 2
-      for (int64_t s = 0; s < S; s += 2) {
-        const Vector<acc_t> a = load(row, w + s), b = load(row, w + s + lanes);
-        Rule::take(item, Item(unzip<false, acc_t>(a, b)).shifted(tag + s));
-        if (s + 1 < S) Rule::take(item, Item(unzip<true, acc_t>(a, b)).shifted(tag + s + 1));
-      }
-    }
-  };
+                                 for (int64_t s = 0; s < S; s += 2) {
+                                   const Vector<acc_t> a = load(row, w + s), b = load(row, w + s + lanes);
+                                   Rule::take(item, Item(unzip<false, acc_t>(a, b)).shifted(tag + s));
+                                   if (s + 1 < S) Rule::take(item, Item(unzip<true, acc_t>(a, b)).shifted(tag + s + 1));
+                                 }
+                               }
+                             };
   const auto no_state = [] { return 0; };
   parallel_strips(g.N * g.C, g.h.output, g.input_numel(), no_state, [&](int, int64_t plane, int64_t p0, int64_t p1) {
     for (int64_t p = p0; p < p1; ++p) {
       const Window& rows = row_windows[p];
       const scalar_t* first = input + (plane * H + rows.start) * W;
-      for_each_vector<acc_t>(g.w.output, [&](int64_t q, int64_t count) {
+      for_each_vector<acc_t>(g.w.output, [&](int64_t q, int64_t count) CONVOPS_INLINE_LAMBDA {
         const int64_t w = g.w.start(q);
         Item item = start(p, q);
         if (w >= 0 && w + 2 * lanes + S <= W) {
-          take_rows(item, rows, first, w, [](const scalar_t* row, int64_t column) {
+          take_rows(item, rows, first, w, [](const scalar_t* row, int64_t column) CONVOPS_INLINE_LAMBDA {
             prefetch_ahead(row + column);
             return load(row + column);
           });
         } else {
-          take_rows(item, rows, first, w, [&](const scalar_t* row, int64_t column) {
+          take_rows(item, rows, first, w, [&](const scalar_t* row, int64_t column) CONVOPS_INLINE_LAMBDA {
             return load_inside(row, column, W, outside);
           });
         }

@@ -68,7 +68,8 @@ struct RowShape {
   CONVOPS_INLINE void for_each_vector(const Body& body) const {
     for (int64_t segment = 0; segment < segments; ++segment) {
       const int64_t at = segment * width, from = segment * pitch;
-      CONVOPS_ISA::for_each_vector<acc_t>(width, [&](int64_t i, int64_t count) { body(at + i, from + i, count); });
+      CONVOPS_ISA::for_each_vector<acc_t>(
+          width, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA { body(at + i, from + i, count); });
     }
   }
 };
@@ -107,7 +108,7 @@ class RunningWindows {
     }
     for (; head_lines_ < offset; ++head_lines_) {
       const int64_t line = (block + 1) * kernel_ + head_lines_, tag = (kernel_ + head_lines_) * unit_;
-      shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) {
+      shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
         const Item next = load(line, from, count).shifted(tag);
         if (head_lines_ == 0) return head_.store(at, next, count);
         Item head = head_.load(at);
@@ -115,7 +116,7 @@ class RunningWindows {
         head_.store(at, head, count);
       });
     }
-    shape_.for_each_vector<acc_t>([&](int64_t at, int64_t, int64_t count) {
+    shape_.for_each_vector<acc_t>([&](int64_t at, int64_t, int64_t count) CONVOPS_INLINE_LAMBDA {
       Item item = tails_.load(offset * tails_.pitch() + at);
       if (offset > 0) take(item, head_.load(at));
       emit(at, count, item.shifted(-offset * unit_));
@@ -134,7 +135,7 @@ class RunningWindows {
   void make_tails(const Load& load) {
     for (int64_t line = kernel_ - 1; line >= 0; --line) {
       const int64_t to = line * tails_.pitch(), below = to + tails_.pitch();
-      shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) {
+      shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
         Item item = load(block_ * kernel_ + line, from, count).shifted(line * unit_);
         if (line + 1 < kernel_) take(item, tails_.load(below + at));
         tails_.store(to + at, item, count);
@@ -194,10 +195,10 @@ class RowWindows {
 
   // finish(q, count, item) for vectors of windows.
   template <typename Finish>
-  void reduce(const Finish& finish) {
+  CONVOPS_INLINE void reduce(const Finish& finish) {
     if (!in_place_) sort();
     if (doubles_) return reduce_by_doubling(finish);
-    for_each_vector<acc_t>(axis_.output, [&](int64_t q, int64_t count) {
+    for_each_vector<acc_t>(axis_.output, [&](int64_t q, int64_t count) CONVOPS_INLINE_LAMBDA {
       Item item = tap(0, q);
       for (int64_t s = 1; s < axis_.kernel; ++s) Rule::take_unordered(item, tap(s, q));
       finish(q, count, item);
@@ -280,7 +281,7 @@ class RowWindows {
         level_.store(i, item);
       }
     }
-    for_each_vector<acc_t>(axis_.output, [&](int64_t q, int64_t count) {
+    for_each_vector<acc_t>(axis_.output, [&](int64_t q, int64_t count) CONVOPS_INLINE_LAMBDA {
       Item item = result_.load(q);
       for (int64_t s = groups * taps; s < axis_.kernel; ++s) Rule::take_unordered(item, tap(s, q));
       finish(q, count, item);
@@ -347,7 +348,7 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
         state.running_along.reset();
         if (running_rows) state.running_down.emplace(g.h.kernel, shape, 1);
         if (running_columns) state.running_along.emplace(S, RowShape{1, channels, channels}, 1);
-        const auto put = [&](int64_t at, int64_t count, const Item& item) {
+        const auto put = [&](int64_t at, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
           if (g.channels_last)
             state.down.store(at, item, count);
           else
@@ -356,21 +357,22 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
         const auto reduce_down = [&](int64_t p) {
           const Window& window = row_windows[p];
           if (running_rows) {
-            const auto load = [&](int64_t h, int64_t from, int64_t count) {
+            const auto load = [&](int64_t h, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
               if (h < 0 || h >= H) return Rule::identity();
               return Item{load_partial(state.rows(h) + from, count)};
             };
-            return state.running_down->reduce(window.start, load, [&](int64_t at, int64_t count, Item item) {
-              if constexpr (Rule::kTags) item.tag *= static_cast<LaneInt<acc_t>>(S);
-              put(at, count, item);
-            });
+            return state.running_down->reduce(
+                window.start, load, [&](int64_t at, int64_t count, Item item) CONVOPS_INLINE_LAMBDA {
+                  if constexpr (Rule::kTags) item.tag *= static_cast<LaneInt<acc_t>>(S);
+                  put(at, count, item);
+                });
           }
           state.window_rows.clear();
           for (int64_t r = window.first; r < window.last; ++r) {
             state.window_rows.push_back(state.rows(window.start + r * g.h.dilation));
           }
           const int64_t rows = window.last - window.first;
-          shape.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) {
+          shape.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
             Item item = Rule::identity();
             if (rows > 0) item = Item{load_partial(state.window_rows[0] + from, count)}.shifted(window.first * S);
             for (int64_t r = 1; r < rows; ++r) {
@@ -383,8 +385,8 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
           for (int64_t p = p0; p <= p1; ++p) {
             if (p < p1) reduce_down(p);
             if (p > p0) {
-              state.along.reduce(
-                  [&](int64_t q, int64_t count, const Item& item) { finish(n, channel, p - 1, q, count, item); });
+              state.along.reduce([&](int64_t q, int64_t count, const Item& item)
+                                     CONVOPS_INLINE_LAMBDA { finish(n, channel, p - 1, q, count, item); });
             }
             state.along.turn();
           }
@@ -396,15 +398,16 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
           for (int64_t q = 0; q < Q; ++q) {
             const Window& columns = column_windows[q];
             if (running_columns) {
-              const auto load = [&](int64_t w, int64_t from, int64_t) {
+              const auto load = [&](int64_t w, int64_t from, int64_t) CONVOPS_INLINE_LAMBDA {
                 return w < 0 || w >= W ? Rule::identity() : state.down.load(w * channels + from);
               };
-              state.running_along->reduce(columns.start, load, [&](int64_t c, int64_t count, const Item& item) {
-                finish(n, channel + c, p, q, count, item);
-              });
+              state.running_along->reduce(
+                  columns.start, load, [&](int64_t c, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
+                    finish(n, channel + c, p, q, count, item);
+                  });
               continue;
             }
-            for_each_vector<acc_t>(channels, [&](int64_t c, int64_t count) {
+            for_each_vector<acc_t>(channels, [&](int64_t c, int64_t count) CONVOPS_INLINE_LAMBDA {
               Item item = Rule::identity();
               for (int64_t s = columns.first; s < columns.last; ++s) {
                 const Item next = state.down.load((columns.start + s * g.w.dilation) * channels + c).shifted(s);

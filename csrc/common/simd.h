@@ -14,6 +14,8 @@
 #endif
 
 #define CONVOPS_INLINE inline __attribute__((always_inline))
+// The same for a lambda, behind its parameters: a call in an inner loop would pass its vectors through memory.
+#define CONVOPS_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace convops {
 namespace CONVOPS_ISA {

@@ -16,7 +16,7 @@ void direct_max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scal
   const FirstTaps<Offset> first(g);
   reduce_plane_windows<Rule>(
       g, input, [&](int64_t p, int64_t q) { return typename Rule::Item(Rule::identity().value, first.along(p, q)); },
-      [&](int64_t plane, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) {
+      [&](int64_t plane, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) CONVOPS_INLINE_LAMBDA {
         const int64_t at = (plane * g.h.output + p) * g.w.output + q;
         store_partial(output + at, item.value, count);
         if constexpr (kOffsets) store_offsets<offset_t, Offset>(offsets + at, item.tag, count);
@@ -33,7 +33,7 @@ void direct_max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, sc
   for_each_window(g, input, [&](const scalar_t* window, const std::vector<WindowTap>& taps, int64_t row, int64_t q) {
     const int64_t to = (row * g.w.output + q) * g.C;
     const typename Rule::Item start(Rule::identity().value, first.at(row % g.h.output, q));
-    for_each_four_vectors<acc_t>(g.C, [&](int64_t i, int64_t count, auto vectors) {
+    for_each_four_vectors<acc_t>(g.C, [&](int64_t i, int64_t count, auto vectors) CONVOPS_INLINE_LAMBDA {
       typename Rule::Item best[vectors];
       for (int v = 0; v < vectors; ++v) best[v] = start;
       for (const WindowTap& tap : taps) {

@@ -67,13 +67,13 @@ void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
     best.fill(Rule::identity());
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       const scalar_t* from = input + (n * pixels + pixel) * C + first;
-      for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
+      for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
         auto item = best.load(i);
         Rule::take(item, {load_partial(from + i, count), broadcast<Offset>(pixel)});
         best.store(i, item);
       });
     }
-    for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) {
+    for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
       const auto item = best.load(i);
       store_partial(output + n * C + first + i, item.value, count);
       if constexpr (kOffsets) store_offsets<offset_t, Offset>(offsets + n * C + first + i, item.tag, count);

@@ -59,6 +59,8 @@ void max_pool2d_routing(const MaxPool2dProblem& problem, const MaxPool2dArgument
     } else if constexpr (!std::is_integral_v<scalar_t>) {
       if (problem.pass == MaxPool2dPass::gather) {
         max_pool_gather(problem.geometry, input, offsets, output);
+      } else if (problem.geometry.is_global()) {
+        global_max_pool_grad_input(problem.geometry, output, offsets, input);
       } else {
         max_pool_grad_input(problem.geometry, output, offsets, input);
       }

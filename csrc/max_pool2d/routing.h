@@ -62,7 +62,7 @@ void max_pool_grad_input(
   const int64_t H = g.h.input, W = g.w.input, P = g.h.output, Q = g.w.output, C = g.C;
   const auto rows = reaches_of(g.h), columns = reaches_of(g.w);
   const int64_t slots = std::min(g.h.extent(), H);
-  constexpr int64_t kRingBytes = 128 << 10;
+  constexpr int64_t kRingBytes = 512 << 10;
   const int64_t row_bytes = W * C * static_cast<int64_t>(sizeof(acc_t));
   const ChannelRanges ranges(g, std::max(4 * thread_count(), g.N * ceil_div(slots * row_bytes, kRingBytes)));
   parallel_for(g.N * ranges.count, g.input_numel(), [&](int64_t begin, int64_t end) {
@@ -84,7 +84,7 @@ void max_pool_grad_input(
           const bool untouched = written >= zeroed;
           const int64_t segments = width == pixel ? 1 : W, length = width == pixel ? W * width : width;
           for (int64_t segment = 0; segment < segments; ++segment, row += pixel, sums += width) {
-            for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) {
+            for_each_vector<acc_t>(length, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
               store_partial(row + i, untouched ? Vector<acc_t>{} : load_partial(sums + i, count), count);
             });
           }
@@ -114,6 +114,30 @@ void max_pool_grad_input(
       }
       write_rows(H);
     }
+  });
+}
+
+// With one window there is nothing to add: zeros, and the gradient where its offset says.
+template <typename scalar_t, typename offset_t>
+void global_max_pool_grad_input(
+    const Pool2dGeometry& g, const scalar_t* grad_output, const offset_t* offsets, scalar_t* grad_input) {
+  const int64_t pixels = g.taps();
+  const auto route = [&](scalar_t* plane, int64_t step, int64_t at) {
+    const int64_t offset = offsets[at];
+    if (offset >= 0 && offset < pixels) plane[offset * step] = grad_output[at];
+  };
+  if (!g.channels_last) {
+    return parallel_for(g.N * g.C, g.input_numel(), [&](int64_t begin, int64_t end) {
+      for (int64_t plane = begin; plane < end; ++plane) {
+        std::fill_n(grad_input + plane * pixels, pixels, scalar_t{});
+        route(grad_input + plane * pixels, 1, plane);
+      }
+    });
+  }
+  for_each_channel_block(g, [&](int64_t n, int64_t first, int64_t channels) {
+    scalar_t* image = grad_input + n * pixels * g.C + first;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) std::fill_n(image + pixel * g.C, channels, scalar_t{});
+    for (int64_t c = 0; c < channels; ++c) route(image + c, g.C, n * g.C + first + c);
   });
 }
 

@@ -17,16 +17,18 @@ void separable_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t
   const FirstTaps<Offset> first(g);
   reduce_windows<Rule>(
       g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
-      [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) {
-        const int64_t at =
-            g.channels_last ? ((n * P + p) * Q + q) * g.C + channel : ((n * g.C + channel) * P + p) * Q + q;
-        store_partial(output + at, item.value, count);
-        if constexpr (kOffsets) {
-          // Padding is lower than all and stands before the image: where it was picked, the first tap should have been.
-          const auto least = g.channels_last ? first.at(p, q) : first.along(p, q);
-          store_offsets<offset_t, Offset>(offsets + at, item.tag > least ? item.tag : least, count);
-        }
-      });
+      [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item)
+          CONVOPS_INLINE_LAMBDA {
+            const int64_t at =
+                g.channels_last ? ((n * P + p) * Q + q) * g.C + channel : ((n * g.C + channel) * P + p) * Q + q;
+            store_partial(output + at, item.value, count);
+            if constexpr (kOffsets) {
+              // Padding is lower than all and stands before the image: where it was picked, the first tap should have
+              // been.
+              const auto least = g.channels_last ? first.at(p, q) : first.along(p, q);
+              store_offsets<offset_t, Offset>(offsets + at, item.tag > least ? item.tag : least, count);
+            }
+          });
 }
 
 }  // namespace CONVOPS_ISA
