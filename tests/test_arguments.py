@@ -296,7 +296,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
      "empty, got size (6, 2, 3, 2)"),
     ("blur_pool2d", {"filter": W[:3, 0]}, ValueError, "filter must be (R,), (R, S) or (C, R, S) for 4 channels"),
     ("blur_pool2d", {"filter": W[0, 0, :0]}, ValueError, "not be empty, got size (0, 2)"),
-    ("blur_pool2d", {"filter": W[0, 0].double()}, TypeError, "blur_pool2d: weight must have the dtype of input"),
+    ("blur_pool2d", {"filter": W[0, 0].double()}, TypeError, "blur_pool2d: filter must have the dtype of input"),
     ("blur_pool2d", {"stride": 0}, ValueError, "blur_pool2d: stride must be positive, got 0 for the height"),
     ("ops.blur_pool2d", {"padding_mode": "mirror"}, RuntimeError, BORDERS + "'mirror'"),
     ("blur_pool2d", {"filter": torch.ones(9, 14)}, ValueError, "padding must be at most 4 for padding_mode 'reflect' "

@@ -302,7 +302,15 @@ def test_error_is_at_most_twice_torchs(device: str, case: Case, dtype: torch.dty
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
-    "case", [Case((2, 40, 33, 35), 3, 2, 1), Case((1, 5, 40, 41), 5, 1, 2), Case((2, 70, 20, 20), 20)], ids=str
+    "case",
+    [
+        Case((2, 40, 33, 35), 3, 2, 1),
+        Case((1, 5, 40, 41), 5, 1, 2),
+        Case((2, 70, 20, 20), 20),
+        Case((1, 70, 40, 41), 13, 1, 6),
+        Case((1, 3, 60, 50), (15, 19), 2, 7, True, False),
+    ],
+    ids=str,
 )
 @pytest.mark.usefixtures("threads")
 def test_bitwise_equal_for_any_thread_count_and_run(device: str, case: Case, dtype: torch.dtype, layout: str) -> None:
@@ -317,3 +325,61 @@ def test_bitwise_equal_for_any_thread_count_and_run(device: str, case: Case, dty
         first = first or results
         for a, b in zip(results, first, strict=True):
             assert torch.equal(a, b), f"{threads} threads"
+
+
+DILATED = [  # kernel, stride, sides, dilation, ceil_mode, count_include_pad
+    ((2, 2), (1, 1), (0, 0, 0, 0), (2, 2), False, True),
+    ((3, 2), (2, 1), (2, 1, 1, 0), (2, 3), False, False),
+    ((3, 3), (3, 2), (1, 3, 2, 2), (3, 2), True, True),
+    ((2, 4), (1, 3), (1, 0, 0, 4), (5, 3), True, False),
+    ((9, 1), (1, 1), (4, 4, 0, 0), (1, 7), False, True),
+    ((2, 3), (4, 5), (2, 2, 1, 2), (4, 2), True, False),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", DILATED, ids=str)
+def test_dilation(device: str, window: tuple[Any, ...], layout: str) -> None:
+    kernel, stride, (top, bottom, left, right), dilation, ceil_mode, count_include_pad = window
+    for size in ((2, 5, 11, 13), (5, 11, 40)):
+        x = random(*size, dtype=torch.float64, device=device, layout=layout, grad=True)
+        options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad, "dilation": dilation}
+        y = avg_pool2d(x, kernel, stride, ((top, bottom), (left, right)), **options)
+        batched = x if x.dim() == 4 else x.unsqueeze(0)
+        expected = reference.avg_pool2d(
+            batched, kernel, stride, window[2], ceil_mode, count_include_pad, None, dilation
+        )
+        assert_close(y, expected.reshape(y.shape))
+        dy = random(*y.shape, dtype=torch.float64)
+        y.backward(dy.to(device))
+        expected = reference.avg_pool2d_grad_input(
+            dy.reshape(expected.shape), size[-2:], kernel, stride, window[2], count_include_pad, None, dilation
+        )
+        assert_close(x.grad, expected.reshape(x.shape))
+
+
+def test_mean_of_no_pixel(device: str) -> None:
+    """The taps are at rows -1 and 2 of an image with rows 0 and 1: two zeros of padding, or nothing."""
+    x = torch.ones(1, 3, 2, 9, device=device, requires_grad=True)
+    y = avg_pool2d(x, (2, 1), 1, (1, 0), dilation=3)
+    assert y.shape == (1, 3, 1, 9) and (y == 0).all()
+    y = avg_pool2d(x, (2, 1), 1, (1, 0), count_include_pad=False, dilation=3)
+    assert y.isnan().all()
+    y.sum().backward()
+    assert x.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("kernel, stride", [(13, 1), ((9, 31), 1), ((31, 9), (2, 1)), (17, (3, 2)), ((25, 25), (1, 4))])
+def test_large_windows_keep_infinities_to_themselves(device: str, kernel: Any, stride: Any, layout: str) -> None:
+    """No window that holds no Inf or NaN is touched by one, and sums do not drift along a row."""
+    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+    values = random(2, 19, 40, 45, dtype=torch.float64)
+    values[0, 3, 7, 9], values[1, 0, 30, 20], values[1, 5, 39, 44] = float("inf"), float("nan"), -float("inf")
+    values[0, 5, 20] = 1e30  # its neighbours' windows are of size 1
+    x = in_layout(values.to(device), layout)
+    y = avg_pool2d(x, kernel, stride)
+    steps = stride if isinstance(stride, tuple) else (stride, stride)
+    windows = values.unfold(2, rows, steps[0]).unfold(3, columns, steps[1])
+    expected = windows.mean((-2, -1))
+    torch.testing.assert_close(y.cpu(), expected, rtol=1e-12, atol=1e-12, equal_nan=True)

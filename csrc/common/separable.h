@@ -96,20 +96,21 @@ class RunningWindows {
 
   void restart() { block_ = INT64_MIN; }
 
-  // emit(index, count, item) for the vectors of lines [start, start + kernel). load(line, index, count) is the line's
-  // item at an index in memory, of any line.
-  template <typename Load, typename Emit>
-  void reduce(int64_t start, const Load& load, const Emit& emit) {
+  // emit(index, count, item) for the vectors of lines [start, start + kernel). lines(line)(index, count) is the item at
+  // an index in memory of any line, inside the image or not.
+  template <typename Lines, typename Emit>
+  void reduce(int64_t start, const Lines& lines, const Emit& emit) {
     const int64_t block = floor_div(start, kernel_), offset = start - block * kernel_;
     if (block != block_) {
       block_ = block;
       head_lines_ = 0;
-      make_tails(load);
+      make_tails(lines);
     }
     for (; head_lines_ < offset; ++head_lines_) {
-      const int64_t line = (block + 1) * kernel_ + head_lines_, tag = (kernel_ + head_lines_) * unit_;
+      const auto load = lines((block + 1) * kernel_ + head_lines_);
+      const int64_t tag = (kernel_ + head_lines_) * unit_;
       shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
-        const Item next = load(line, from, count).shifted(tag);
+        const Item next = load(from, count).shifted(tag);
         if (head_lines_ == 0) return head_.store(at, next, count);
         Item head = head_.load(at);
         take(head, next);
@@ -131,12 +132,13 @@ class RunningWindows {
       Rule::take_unordered(best, next);
   }
 
-  template <typename Load>
-  void make_tails(const Load& load) {
+  template <typename Lines>
+  void make_tails(const Lines& lines) {
     for (int64_t line = kernel_ - 1; line >= 0; --line) {
+      const auto load = lines(block_ * kernel_ + line);
       const int64_t to = line * tails_.pitch(), below = to + tails_.pitch();
       shape_.for_each_vector<acc_t>([&](int64_t at, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
-        Item item = load(block_ * kernel_ + line, from, count).shifted(line * unit_);
+        Item item = load(from, count).shifted(line * unit_);
         if (line + 1 < kernel_) take(item, tails_.load(below + at));
         tails_.store(to + at, item, count);
       });
@@ -357,12 +359,14 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
         const auto reduce_down = [&](int64_t p) {
           const Window& window = row_windows[p];
           if (running_rows) {
-            const auto load = [&](int64_t h, int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
-              if (h < 0 || h >= H) return Rule::identity();
-              return Item{load_partial(state.rows(h) + from, count)};
+            const auto lines = [&](int64_t h) {
+              const auto* row = h < 0 || h >= H ? nullptr : state.rows(h);
+              return [=](int64_t from, int64_t count) CONVOPS_INLINE_LAMBDA {
+                return row == nullptr ? Rule::identity() : Item{load_partial(row + from, count)};
+              };
             };
             return state.running_down->reduce(
-                window.start, load, [&](int64_t at, int64_t count, Item item) CONVOPS_INLINE_LAMBDA {
+                window.start, lines, [&](int64_t at, int64_t count, Item item) CONVOPS_INLINE_LAMBDA {
                   if constexpr (Rule::kTags) item.tag *= static_cast<LaneInt<acc_t>>(S);
                   put(at, count, item);
                 });
@@ -398,11 +402,13 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
           for (int64_t q = 0; q < Q; ++q) {
             const Window& columns = column_windows[q];
             if (running_columns) {
-              const auto load = [&](int64_t w, int64_t from, int64_t) CONVOPS_INLINE_LAMBDA {
-                return w < 0 || w >= W ? Rule::identity() : state.down.load(w * channels + from);
+              const auto lines = [&](int64_t w) {
+                return [&, w](int64_t from, int64_t) CONVOPS_INLINE_LAMBDA {
+                  return w < 0 || w >= W ? Rule::identity() : state.down.load(w * channels + from);
+                };
               };
               state.running_along->reduce(
-                  columns.start, load, [&](int64_t c, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
+                  columns.start, lines, [&](int64_t c, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
                     finish(n, channel + c, p, q, count, item);
                   });
               continue;

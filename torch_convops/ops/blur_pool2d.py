@@ -77,6 +77,7 @@ def _blur(input: torch.Tensor, filter: torch.Tensor, stride: Any, padding_mode: 
             f"blur_pool2d: filter must be (R,), (R, S) or (C, R, S) for {C} channels and not be empty, "
             f"got size {geometry.as_tuple(filter.shape)}"
         )
+    dispatch.check_same("blur_pool2d", "filter", filter, input)
     R, S = filter.shape[-2:]
     weight = filter.unsqueeze(-3).expand(C, 1, R, S)
     pads = (((R - 1) // 2, R // 2), ((S - 1) // 2, S // 2))
