@@ -18,15 +18,16 @@ void reduce_plane_windows_of(const Pool2dGeometry& g, const scalar_t* input, con
   const int64_t H = g.h.input, W = g.w.input, S = kColumns > 0 ? kColumns : g.w.kernel;
   const auto row_windows = windows_of(g.h);
   const acc_t outside = Rule::identity().value[0];
-  // The window's rows, two columns at a time: load(row, column) for any column.
-  const auto take_rows = [&](Item& item, const Window& rows, const scalar_t* first, int64_t w, const auto& load)
+  // The window's rows, two columns at a time: load(i, address) is the vector of column w + s, where i = s, or of the
+  // lanes behind it, where i = s + 1.
+  const auto take_rows = [&](Item& item, const Window& rows, const scalar_t* from, const auto& load)
                              CONVOPS_INLINE_LAMBDA {
                                for (int64_t r = rows.first; r < rows.last; ++r) {
-                                 const scalar_t* row = first + r * g.h.dilation * W;
+                                 const scalar_t* row = from + r * g.h.dilation * W;
                                  const int64_t tag = r * g.w.kernel;
 #pragma GCC unroll 2
                                  for (int64_t s = 0; s < S; s += 2) {
-                                   const Vector<acc_t> a = load(row, w + s), b = load(row, w + s + lanes);
+                                   const Vector<acc_t> a = load(s, row + s), b = load(s + 1, row + s + lanes);
                                    Rule::take(item, Item(unzip<false, acc_t>(a, b)).shifted(tag + s));
                                    if (s + 1 < S) Rule::take(item, Item(unzip<true, acc_t>(a, b)).shifted(tag + s + 1));
                                  }
@@ -41,13 +42,20 @@ void reduce_plane_windows_of(const Pool2dGeometry& g, const scalar_t* input, con
         const int64_t w = g.w.start(q);
         Item item = start(p, q);
         if (w >= 0 && w + 2 * lanes + S <= W) {
-          take_rows(item, rows, first, w, [](const scalar_t* row, int64_t column) CONVOPS_INLINE_LAMBDA {
-            prefetch_ahead(row + column);
-            return load(row + column);
+          take_rows(item, rows, first + w, [](int64_t i, const scalar_t* from) CONVOPS_INLINE_LAMBDA {
+            if (i < 2) prefetch_ahead(from);
+            return load(from);
+          });
+        } else if constexpr (kColumns > 0) {
+          // The same lanes in every row.
+          static_assert(kColumns <= 4);
+          const LanesInside<scalar_t> inside[] = {{w, W}, {w + lanes, W}, {w + 2, W}, {w + 2 + lanes, W}};
+          take_rows(item, rows, first + w, [&](int64_t i, const scalar_t* from) CONVOPS_INLINE_LAMBDA {
+            return inside[i].load(from, outside);
           });
         } else {
-          take_rows(item, rows, first, w, [&](const scalar_t* row, int64_t column) CONVOPS_INLINE_LAMBDA {
-            return load_inside(row, column, W, outside);
+          take_rows(item, rows, first + w, [&](int64_t i, const scalar_t* from) CONVOPS_INLINE_LAMBDA {
+            return LanesInside<scalar_t>(w + i / 2 * 2 + i % 2 * lanes, W).load(from, outside);
           });
         }
         finish(plane, p, q, count, item);

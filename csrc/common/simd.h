@@ -242,41 +242,51 @@ CONVOPS_INLINE Vector<Compute<T>> load_partial(const T* from, int64_t count) {
   return load(buffer);
 }
 
-// Lanes i of row[first + i] where that is one of the `size` elements of the row, else of `outside`.
+// The lanes i for which first + i is one of the `size` elements of a row.
 template <typename T>
-CONVOPS_INLINE Vector<Compute<T>> load_inside(const T* row, int64_t first, int64_t size, Compute<T> outside) {
+class LanesInside {
   using C = Compute<T>;
-  constexpr int lanes = kLanes<C>;
-  const int64_t begin = first < 0 ? -first : 0, end = size - first < lanes ? size - first : lanes;
-  if (begin >= end) return broadcast(outside);
+  static constexpr int lanes = kLanes<C>;
+
+ public:
+  CONVOPS_INLINE LanesInside(int64_t first, int64_t size)
+      : begin_(first < 0 ? -first : 0), end_(size - first < lanes ? size - first : lanes) {
+    if (begin_ >= end_) begin_ = end_ = 0;
+  }
+
+  // Those of from[i], which is row[first + i], and `outside` in the others.
+  CONVOPS_INLINE Vector<C> load(const T* from, C outside) const {
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, C>) {
-    const uint32_t mask = lane_mask(begin, end);
-    if constexpr (sizeof(T) == 4)
-      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi32(bit_cast<__m512i>(broadcast(outside)), mask, row + first));
-    else
-      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi64(bit_cast<__m512i>(broadcast(outside)), mask, row + first));
-  }
+    const auto others = bit_cast<__m512i>(broadcast(outside));
+    if constexpr (std::is_same_v<T, C> && sizeof(T) == 4)
+      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi32(others, lane_mask(begin_, end_), from));
+    if constexpr (std::is_same_v<T, C> && sizeof(T) == 8)
+      return bit_cast<Vector<C>>(_mm512_mask_loadu_epi64(others, lane_mask(begin_, end_), from));
 #elif defined(__AVX2__)
-  if constexpr (std::is_same_v<T, C>) {
-    Vector<LaneInt<C>> lane;
-    for (int i = 0; i < lanes; ++i) lane[i] = i;
-    const Vector<LaneInt<C>> inside = (lane >= static_cast<LaneInt<C>>(begin)) & (lane < static_cast<LaneInt<C>>(end));
-    Vector<C> loaded;
-    if constexpr (sizeof(T) == 4)
-      loaded = bit_cast<Vector<C>>(
-          _mm256_maskload_epi32(reinterpret_cast<const int*>(row + first), bit_cast<__m256i>(inside)));
-    else
-      loaded = bit_cast<Vector<C>>(
-          _mm256_maskload_epi64(reinterpret_cast<const long long*>(row + first), bit_cast<__m256i>(inside)));
-    return inside ? loaded : broadcast(outside);
-  }
+    if constexpr (std::is_same_v<T, C>) {
+      Vector<LaneInt<C>> lane;
+      for (int i = 0; i < lanes; ++i) lane[i] = i;
+      const Vector<LaneInt<C>> inside =
+          (lane >= static_cast<LaneInt<C>>(begin_)) & (lane < static_cast<LaneInt<C>>(end_));
+      Vector<C> loaded;
+      if constexpr (sizeof(T) == 4)
+        loaded =
+            bit_cast<Vector<C>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(from), bit_cast<__m256i>(inside)));
+      else
+        loaded = bit_cast<Vector<C>>(
+            _mm256_maskload_epi64(reinterpret_cast<const long long*>(from), bit_cast<__m256i>(inside)));
+      return inside ? loaded : broadcast(outside);
+    }
 #endif
-  T buffer[lanes];
-  store(buffer, broadcast(outside));
-  copy_lanes<lanes>(buffer, row + first, begin, end);
-  return load(buffer);
-}
+    T buffer[lanes];
+    store(buffer, broadcast(outside));
+    copy_lanes<lanes>(buffer, from, begin_, end_);
+    return CONVOPS_ISA::load(buffer);
+  }
+
+ private:
+  int64_t begin_, end_;
+};
 
 template <typename T>
 CONVOPS_INLINE void store_partial(T* to, Vector<Compute<T>> vector, int64_t count) {

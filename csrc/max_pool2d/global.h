@@ -61,22 +61,25 @@ void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
     });
     return;
   }
-  // Pixel by pixel, so that memory is read in order.
   for_each_channel_block(g, [&](int64_t n, int64_t first, int64_t channels) {
-    TaggedRows<Rule> best(1, channels);
-    best.fill(Rule::identity());
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-      const scalar_t* from = input + (n * pixels + pixel) * C + first;
-      for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
-        auto item = best.load(i);
-        Rule::take(item, {load_partial(from + i, count), broadcast<Offset>(pixel)});
-        best.store(i, item);
-      });
-    }
-    for_each_vector<acc_t>(channels, [&](int64_t i, int64_t count) CONVOPS_INLINE_LAMBDA {
-      const auto item = best.load(i);
-      store_partial(output + n * C + first + i, item.value, count);
-      if constexpr (kOffsets) store_offsets<offset_t, Offset>(offsets + n * C + first + i, item.tag, count);
+    for_each_four_vectors<acc_t>(channels, [&](int64_t i, int64_t count, auto vectors) {
+      const int64_t to = n * C + first + i;
+      const scalar_t* from = input + n * pixels * C + first + i;
+      typename Rule::Item best[vectors];
+      for (auto& item : best) item = Rule::identity();
+      for (int64_t pixel = 0; pixel < pixels; ++pixel, from += C) {
+        const auto at = broadcast(static_cast<Offset>(pixel));
+        for (int v = 0; v < vectors; ++v) {
+          __builtin_prefetch(from + 8 * C + v * kLanes<acc_t>);  // the same channels, 8 pixels on
+          Rule::take(best[v], {load_partial(from + v * kLanes<acc_t>, count), at});
+        }
+      }
+      for (int v = 0; v < vectors; ++v) {
+        store_partial(output + to + v * kLanes<acc_t>, best[v].value, count);
+        if constexpr (kOffsets) {
+          store_offsets<offset_t, Offset>(offsets + to + v * kLanes<acc_t>, best[v].tag, count);
+        }
+      }
     });
   });
 }
