@@ -67,8 +67,7 @@ STABLE_TORCH_LIBRARY(torch_convops, m) {
       "adaptive_max_pool2d_grad_input(Tensor grad_output, Tensor offsets, SymInt[2] input_size, *, "
       "MemoryFormat? memory_format=None, str algorithm='auto') -> Tensor");
   m.def("adaptive_max_pool2d_gather(Tensor input, Tensor offsets, *, str algorithm='auto') -> Tensor");
-  m.def(
-      "adaptive_max_pool2d_indices(Tensor offsets, SymInt[2] input_size, *, str algorithm='auto') -> Tensor");
+  m.def("adaptive_max_pool2d_indices(Tensor offsets, SymInt[2] input_size, *, str algorithm='auto') -> Tensor");
 
   // Values back to the pixels that their int64 indices name, zeros elsewhere; of several values for one pixel the last
   // stays, or with accumulate all add up. gather reads the pixels.

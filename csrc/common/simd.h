@@ -191,7 +191,9 @@ CONVOPS_INLINE void store(T* to, Vector<Compute<T>> vector) {
 #if defined(__AVX512F__)
   } else if constexpr (std::is_same_v<T, float16>) {
     _mm256_storeu_si256(
-        reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
+        reinterpret_cast<__m256i*>(to),
+        // With a mask of all lanes: GCC 12 warns of its own header in the other.
+        _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
   } else if constexpr (std::is_same_v<T, float16>) {
     _mm_storeu_si128(

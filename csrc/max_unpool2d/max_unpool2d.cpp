@@ -7,8 +7,7 @@ namespace convops {
 namespace {
 
 // One index for each value of `pooled`, which is input or the gradient of it; returns their size.
-std::array<int64_t, 4> check_indices(
-    const char* op, const Tensor& indices, const Tensor& on, const char* on_name) {
+std::array<int64_t, 4> check_indices(const char* op, const Tensor& indices, const Tensor& on, const char* on_name) {
   check_defined(op, "indices", indices);
   CONVOPS_CHECK(
       indices.scalar_type() == ScalarType::Long, op, "indices must be int64, got ", dtype_name(indices.scalar_type()));
