@@ -54,7 +54,7 @@ ADAPTIVE_AVG: list[dict[str, Any]] = [{"output_size": 3}, {"output_size": (4, No
 LP_POOLINGS: list[dict[str, Any]] = [
     {"norm_type": 2, "kernel_size": 3},
     {"norm_type": 2.0, "kernel_size": (3, 2), "stride": 2, "ceil_mode": True},
-    {"norm_type": float("inf"), "kernel_size": 2, "stride": (1, 2)},
+    {"norm_type": 4, "kernel_size": 2, "stride": (1, 2)},
 ]
 LAYERS = [
     *(("Conv2d", options) for options in CONVOLUTIONS),

@@ -101,11 +101,7 @@ def max_unpool2d(
         raise TypeError(f"padding must be an int, a pair of ints or four sides, got {padding!r}")
     pads = geometry.sides(padding, (), (), (), ())
     if output_size is not None:
-        if (
-            not isinstance(output_size, Sequence)
-            or len(output_size) not in (2, 4)
-            or len(output_size) > input.dim() + 1
-        ):
+        if not isinstance(output_size, Sequence) or len(output_size) not in (2, 4, input.dim()):
             raise ValueError(f"output_size must be (height, width) or a size that ends in it, got {output_size!r}")
         output_size = geometry.pair("output_size", output_size[-2:])
     geometry.image_size("max_unpool2d", "input", input)
