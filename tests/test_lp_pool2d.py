@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ INF = float("inf")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("norm_type", [1, 2, 3.0, 0.5, 4, -1, INF, -INF])
 @pytest.mark.parametrize("window", [(2,), (3, 2), ((3, 2), (2, 1)), (3, 2, True), (7, None, True)], ids=str)
-def test_matches_torch(device: str, window, norm_type: float, layout: str) -> None:  # type: ignore[no-untyped-def]
+def test_matches_torch(device: str, window: tuple[Any, ...], norm_type: float, layout: str) -> None:
     for shape in ((2, 3, 12, 11), (3, 12, 11), (0, 3, 12, 11)):
         x = random(*shape, dtype=torch.float64, device=device, layout=layout)
         x = (x if norm_type in (2, 4, INF, -INF) else x.abs() + 0.1).detach().requires_grad_()

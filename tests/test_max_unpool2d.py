@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,9 @@ CASES = [  # size of the image, kernel, stride, padding
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape, kernel, stride, padding", CASES, ids=str)
-def test_matches_torch(device: str, shape, kernel, stride, padding, dtype: torch.dtype, layout: str) -> None:  # type: ignore[no-untyped-def]
+def test_matches_torch(
+    device: str, shape: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dtype: torch.dtype, layout: str
+) -> None:
     pooled = max_pool2d(random(*shape, dtype=dtype), kernel, stride, padding)
     # One value a pixel: where indices meet, torch's result depends on its threads.
     indices = torch.rand(*pooled.shape[:-2], pooled.shape[-2:].numel()).argsort(-1).reshape(pooled.shape)

@@ -69,13 +69,12 @@ Tensor avg_pool2d_grad_input(
 }
 
 Tensor adaptive_avg_pool2d(Tensor input, IntList output_size, std::string algorithm) {
-  return forward(AdaptiveWindow("adaptive_avg_pool2d", output_size), input, kPixels, algorithm);
+  return forward(AdaptiveWindow{"adaptive_avg_pool2d", output_size}, input, kPixels, algorithm);
 }
 
 Tensor adaptive_avg_pool2d_grad_input(
     Tensor grad_output, IntList input_size, std::optional<MemoryFormat> memory_format, std::string algorithm) {
-  check_dtype("adaptive_avg_pool2d_grad_input", "grad_output", grad_output);
-  const AdaptiveWindow window("adaptive_avg_pool2d_grad_input", "grad_output", grad_output);
+  const PooledWindow window{"adaptive_avg_pool2d_grad_input", "grad_output", grad_output};
   return grad_input(window, grad_output, input_size, kPixels, memory_format, algorithm);
 }
 

@@ -18,16 +18,13 @@ void separable_avg_pool(const AvgPool2dProblem& problem, const scalar_t* input, 
   using acc_t = Compute<scalar_t>;
   using Item = Tagged<acc_t, false>;
   const Pool2dGeometry& g = problem.geometry;
-  const int64_t P = g.h.output, Q = g.w.output;
   const Divisors<acc_t> divisors(problem);
   reduce_windows<SumRule<acc_t>>(
       g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
       [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
-        if (g.channels_last) {
-          store_partial(output + ((n * P + p) * Q + q) * g.C + channel, divisors.divide_at(p, q, item.value), count);
-        } else {
-          store_partial(output + ((n * g.C + channel) * P + p) * Q + q, divisors.divide_along(p, q, item.value), count);
-        }
+        const auto mean =
+            g.channels_last ? divisors.divide_at(p, q, item.value) : divisors.divide_along(p, q, item.value);
+        store_partial(output + g.output_at(n, channel, p, q), mean, count);
       });
 }
 
@@ -85,8 +82,7 @@ class DividedRows {
         divided_(slots_ * size_) {}
 
   void enter(int64_t n, int64_t channel, int64_t channels) {
-    const int64_t plane = g_.h.output * g_.w.output;
-    from_ = grad_output_ + (g_.channels_last ? n * plane * g_.C + channel : (n * g_.C + channel) * plane);
+    from_ = grad_output_ + g_.output_at(n, channel, 0, 0);
     channels_ = channels;
     ring_.clear();
   }
@@ -125,34 +121,18 @@ class DividedRows {
 };
 
 // With a stride of 1 the transpose is a sum over windows, too: over those of the outputs that hold a pixel.
-inline Axis transposed(const Axis& axis) {
-  const int64_t lower = axis.extent() - 1 - axis.pad_lower;
-  return {axis.output,
-          axis.kernel,
-          axis.input,
-          1,
-          axis.dilation,
-          lower,
-          axis.input - 1 + axis.extent() - lower - axis.output};
-}
-
 template <typename scalar_t>
 void avg_pool_grad_input_of_stride_1(
     const AvgPool2dProblem& problem, const scalar_t* grad_output, scalar_t* grad_input) {
   using acc_t = Compute<scalar_t>;
   using Item = Tagged<acc_t, false>;
   const Pool2dGeometry& g = problem.geometry;
-  const int64_t H = g.h.input, W = g.w.input;
   const Divisors<acc_t> divisors(problem);
-  const Pool2dGeometry gradient{g.N, g.C, transposed(g.h), transposed(g.w), g.channels_last};
   reduce_windows<SumRule<acc_t>>(
-      gradient,
+      g.transposed(),
       [&](int64_t span, int64_t channels) { return DividedRows<scalar_t>(g, divisors, grad_output, span, channels); },
-      [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item) CONVOPS_INLINE_LAMBDA {
-        const int64_t at =
-            g.channels_last ? ((n * H + h) * W + w) * g.C + channel : ((n * g.C + channel) * H + h) * W + w;
-        store_partial(grad_input + at, item.value, count);
-      });
+      [&](int64_t n, int64_t channel, int64_t h, int64_t w, int64_t count, const Item& item)
+          CONVOPS_INLINE_LAMBDA { store_partial(grad_input + g.input_at(n, channel, h, w), item.value, count); });
 }
 
 // Spreads a row of column sums over the pixels of an input row: pixel w adds the outputs that hold it. With a stride of
@@ -237,8 +217,7 @@ template <typename scalar_t>
 void avg_pool_grad_input(const AvgPool2dProblem& problem, const scalar_t* grad_output, scalar_t* grad_input) {
   using acc_t = Compute<scalar_t>;
   const Pool2dGeometry& g = problem.geometry;
-  const auto slides_by_1 = [](const Axis& axis) { return !axis.adaptive && axis.stride == 1; };
-  if (slides_by_1(g.h) && slides_by_1(g.w)) return avg_pool_grad_input_of_stride_1(problem, grad_output, grad_input);
+  if (g.has_transposed()) return avg_pool_grad_input_of_stride_1(problem, grad_output, grad_input);
   const int64_t H = g.h.input, W = g.w.input, Q = g.w.output, C = g.C;
   const int64_t pixel = g.channels_last ? C : 1, length = Q * pixel;
   const Axis used = g.w.used();

@@ -146,6 +146,12 @@ struct Axis {
       }
     }
   }
+  // With a stride of 1 the outputs that hold a pixel are a window over the outputs, tap k backwards.
+  bool has_transposed() const { return !adaptive && stride == 1; }
+  Axis transposed() const {
+    const int64_t lower = extent() - 1 - pad_lower;
+    return {output, kernel, input, 1, dilation, lower, input - 1 + extent() - lower - output};
+  }
   // The same windows over an image that the padding is part of.
   Axis over_padded() const { return {padded(), kernel, output, stride, dilation, 0, 0}; }
 };
@@ -271,6 +277,16 @@ struct Pool2dGeometry {
   std::array<int64_t, 4> output_size() const { return {N, C, h.output, w.output}; }
   CONVOPS_HOST_DEVICE int64_t input_numel() const { return N * C * h.input * w.input; }
   CONVOPS_HOST_DEVICE int64_t output_numel() const { return N * C * h.output * w.output; }
+  // Where a value is in a dense input, or output, of the memory format.
+  int64_t input_at(int64_t n, int64_t c, int64_t row, int64_t column) const {
+    return channels_last ? ((n * h.input + row) * w.input + column) * C + c
+                         : ((n * C + c) * h.input + row) * w.input + column;
+  }
+  int64_t output_at(int64_t n, int64_t c, int64_t p, int64_t q) const {
+    return channels_last ? ((n * h.output + p) * w.output + q) * C + c : ((n * C + c) * h.output + p) * w.output + q;
+  }
+  bool has_transposed() const { return h.has_transposed() && w.has_transposed(); }
+  Pool2dGeometry transposed() const { return {N, C, h.transposed(), w.transposed(), channels_last}; }
 };
 
 // The saved window offset r * S + s of a max-pool takes one byte while the window has at most this many taps.

@@ -19,21 +19,24 @@ struct SlidingWindow {
   }
 };
 
-// The gradient of an adaptive pooling shows by its size how many windows there were.
 struct AdaptiveWindow {
   const char* op;
-  std::array<int64_t, 2> output_size;
-
-  AdaptiveWindow(const char* op, const IntList& output_size)
-      : op(op), output_size(as_pair(op, "output_size", output_size)) {}
-  AdaptiveWindow(const char* op, const char* argument, const Tensor& output) : op(op) {
-    check_defined(op, argument, output);
-    const auto size = image_size(op, argument, output);
-    output_size = {size[2], size[3]};
-  }
+  const IntList& output_size;
 
   Pool2dGeometry over(const std::array<int64_t, 4>& input_size, bool channels_last) const {
-    return make_adaptive_pool2d_geometry(op, input_size, output_size, channels_last);
+    return make_adaptive_pool2d_geometry(op, input_size, as_pair(op, "output_size", output_size), channels_last);
+  }
+};
+
+// Adaptive windows whose number shows in the size of what they gave.
+struct PooledWindow {
+  const char *op, *argument;
+  const Tensor& output;
+
+  Pool2dGeometry over(const std::array<int64_t, 4>& input_size, bool channels_last) const {
+    check_defined(op, argument, output);
+    const auto size = image_size(op, argument, output);
+    return make_adaptive_pool2d_geometry(op, input_size, {size[2], size[3]}, channels_last);
   }
 };
 

@@ -432,15 +432,11 @@ void reduce_windows(const Pool2dGeometry& g, const MakeRows& make_rows, const Fi
 // Rows of a dense tensor.
 template <typename scalar_t>
 struct ImageRows {
-  void enter(int64_t n, int64_t channel, int64_t) {
-    first =
-        image + (geometry.channels_last ? n * plane() * geometry.C + channel : (n * geometry.C + channel) * plane());
-  }
+  void enter(int64_t n, int64_t channel, int64_t) { first = image + geometry.input_at(n, channel, 0, 0); }
   int64_t pitch(int64_t) const { return geometry.C; }
   CONVOPS_INLINE const scalar_t* operator()(int64_t h) const {
     return first + h * geometry.w.input * (geometry.channels_last ? geometry.C : 1);
   }
-  int64_t plane() const { return geometry.h.input * geometry.w.input; }
 
   const Pool2dGeometry& geometry;
   const scalar_t* image;

@@ -139,28 +139,26 @@ Tensor max_pool2d_indices(
 }
 
 Tensor adaptive_max_pool2d(Tensor input, IntList output_size, std::string algorithm) {
-  return std::get<0>(forward(AdaptiveWindow("adaptive_max_pool2d", output_size), input, false, algorithm));
+  return std::get<0>(forward(AdaptiveWindow{"adaptive_max_pool2d", output_size}, input, false, algorithm));
 }
 
 std::tuple<Tensor, Tensor> adaptive_max_pool2d_with_offsets(Tensor input, IntList output_size, std::string algorithm) {
-  return forward_with_offsets(AdaptiveWindow("adaptive_max_pool2d", output_size), input, algorithm);
+  return forward_with_offsets(AdaptiveWindow{"adaptive_max_pool2d", output_size}, input, algorithm);
 }
 
 Tensor adaptive_max_pool2d_grad_input(
     Tensor grad_output, Tensor offsets, IntList input_size, std::optional<MemoryFormat> memory_format,
     std::string algorithm) {
-  check_dtype("adaptive_max_pool2d_grad_input", "grad_output", grad_output);
-  const AdaptiveWindow window("adaptive_max_pool2d_grad_input", "grad_output", grad_output);
+  const PooledWindow window{"adaptive_max_pool2d_grad_input", "grad_output", grad_output};
   return grad_input(window, grad_output, offsets, input_size, memory_format, algorithm);
 }
 
 Tensor adaptive_max_pool2d_gather(Tensor input, Tensor offsets, std::string algorithm) {
-  check_dtype("adaptive_max_pool2d_gather", "input", input);
-  return gather(AdaptiveWindow("adaptive_max_pool2d_gather", "offsets", offsets), input, offsets, algorithm);
+  return gather(PooledWindow{"adaptive_max_pool2d_gather", "offsets", offsets}, input, offsets, algorithm);
 }
 
 Tensor adaptive_max_pool2d_indices(Tensor offsets, IntList input_size, std::string algorithm) {
-  const AdaptiveWindow window("adaptive_max_pool2d_indices", "offsets", offsets);
+  const PooledWindow window{"adaptive_max_pool2d_indices", "offsets", offsets};
   return indices(window, offsets, input_size, algorithm);
 }
 

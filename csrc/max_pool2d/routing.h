@@ -74,8 +74,7 @@ void max_pool_grad_input(
       const int64_t n = task / ranges.count, channel = task % ranges.count * ranges.width;
       const int64_t width = std::min(ranges.width, C - channel);
       const int64_t pixel = g.channels_last ? C : 1;
-      const int64_t first_in = g.channels_last ? n * H * W * C + channel : (n * C + channel) * H * W;
-      const int64_t first_out = g.channels_last ? n * P * Q * C + channel : (n * C + channel) * P * Q;
+      const int64_t first_in = g.input_at(n, channel, 0, 0), first_out = g.output_at(n, channel, 0, 0);
       int64_t written = 0, zeroed = 0;
       const auto write_rows = [&](int64_t to) {
         for (; written < to; ++written) {

@@ -13,14 +13,12 @@ void separable_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t
   using Rule = MaximumRule<scalar_t, kOffsets>;
   using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
-  const int64_t P = g.h.output, Q = g.w.output;
   const FirstTaps<Offset> first(g);
   reduce_windows<Rule>(
       g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
       [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item)
           CONVOPS_INLINE_LAMBDA {
-            const int64_t at =
-                g.channels_last ? ((n * P + p) * Q + q) * g.C + channel : ((n * g.C + channel) * P + p) * Q + q;
+            const int64_t at = g.output_at(n, channel, p, q);
             store_partial(output + at, item.value, count);
             if constexpr (kOffsets) {
               // Padding is lower than all and stands before the image: where it was picked, the first tap should have

@@ -21,11 +21,23 @@ std::array<int64_t, 4> check_indices(const char* op, const Tensor& indices, cons
   return indices_size;
 }
 
-void run(
-    const char* op, const Tensor& on, const MaxUnpool2dProblem& problem, const MaxUnpool2dArguments& arguments,
-    const std::string& algorithm) {
-  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(max_unpool2d, on.is_cuda()), problem, algorithm);
-  if (problem.geometry.N > 0) Launch{on}(chosen, problem, arguments);
+// Of (N, C, pooled plane) and (N, C, image plane) the pass reads the one that input is and returns the other.
+Tensor run(
+    const char* op, MaxUnpool2dPass pass, DType dtype, Tensor input, Tensor indices,
+    const std::array<int64_t, 4>& pooled, const std::array<int64_t, 4>& image, const std::string& algorithm) {
+  const bool gathers = pass == MaxUnpool2dPass::gather, channels_last = is_channels_last(input);
+  Tensor output = allocate(input, gathers ? pooled : image, input.dim() == 3, channels_last);
+  input = dense(input, channels_last);
+  indices = dense(indices, channels_last);
+  const MaxUnpool2dArguments arguments{
+      .pooled = (gathers ? output : input).data_ptr(),
+      .image = (gathers ? input : output).data_ptr(),
+      .indices = static_cast<const int64_t*>(indices.data_ptr())};
+  const MaxUnpool2dGeometry geometry{pooled[0], pooled[1], pooled[2] * pooled[3], image[2] * image[3], channels_last};
+  const MaxUnpool2dProblem problem{pass, dtype, geometry};
+  const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(max_unpool2d, input.is_cuda()), problem, algorithm);
+  if (geometry.N > 0) Launch{input}(chosen, problem, arguments);
+  return output;
 }
 
 }  // namespace
@@ -41,36 +53,15 @@ Tensor max_unpool2d(Tensor input, Tensor indices, IntList output_size, bool accu
   CONVOPS_CHECK(H > 0 && W > 0, op, "output_size must be positive, got ", as_tuple(std::array{H, W}));
   const std::array<int64_t, 4> size{pooled[0], pooled[1], H, W};
   check_numel(op, "output", size);
-  const bool channels_last = is_channels_last(input);
-  Tensor output = allocate(input, size, input.dim() == 3, channels_last);
-  input = dense(input, channels_last);
-  indices = dense(indices, channels_last);
-  const MaxUnpool2dArguments arguments{
-      .pooled = input.data_ptr(),
-      .image = output.data_ptr(),
-      .indices = static_cast<const int64_t*>(indices.data_ptr())};
-  const MaxUnpool2dGeometry geometry{pooled[0], pooled[1], pooled[2] * pooled[3], H * W, channels_last};
   const auto pass = accumulate ? MaxUnpool2dPass::scatter_add : MaxUnpool2dPass::scatter;
-  run(op, input, {pass, dtype, geometry}, arguments, algorithm);
-  return output;
+  return run(op, pass, dtype, input, indices, pooled, size, algorithm);
 }
 
 Tensor max_unpool2d_gather(Tensor input, Tensor indices, std::string algorithm) {
   constexpr auto op = "max_unpool2d_gather";
   const DType dtype = check_dtype(op, "input", input);
   const auto pooled = check_indices(op, indices, input, "input");
-  const auto size = image_size(op, "input", input);
-  const bool channels_last = is_channels_last(input);
-  Tensor output = allocate(input, pooled, input.dim() == 3, channels_last);
-  input = dense(input, channels_last);
-  indices = dense(indices, channels_last);
-  const MaxUnpool2dArguments arguments{
-      .pooled = output.data_ptr(),
-      .image = input.data_ptr(),
-      .indices = static_cast<const int64_t*>(indices.data_ptr())};
-  const MaxUnpool2dGeometry geometry{pooled[0], pooled[1], pooled[2] * pooled[3], size[2] * size[3], channels_last};
-  run(op, input, {MaxUnpool2dPass::gather, dtype, geometry}, arguments, algorithm);
-  return output;
+  return run(op, MaxUnpool2dPass::gather, dtype, input, indices, pooled, image_size(op, "input", input), algorithm);
 }
 
 }  // namespace convops

@@ -56,17 +56,6 @@ __global__ void __launch_bounds__(kBlockThreads) avg_pool2d_separable_share_kern
   });
 }
 
-// With a stride of 1 the outputs whose windows meet pixel i are a window over the outputs, tap k backwards.
-bool is_transposable(const Pool2dGeometry& geometry) {
-  return geometry.h.stride == 1 && geometry.w.stride == 1;
-}
-Axis transposed(const Axis& axis) {
-  return {axis.output, axis.kernel, axis.input, 1, axis.dilation, axis.extent() - 1 - axis.pad_lower, 0};
-}
-Pool2dGeometry transposed(const Pool2dGeometry& geometry) {
-  return {geometry.N, geometry.C, transposed(geometry.h), transposed(geometry.w), geometry.channels_last};
-}
-
 int64_t accumulator_bytes(const AvgPool2dProblem& problem, int64_t numel) {
   const int64_t bytes = problem.dtype == DType::float64 ? sizeof(double) : sizeof(float);
   return ceil_div(numel * bytes, 256) * 256;
@@ -77,16 +66,16 @@ int64_t accumulator_bytes(const AvgPool2dProblem& problem, int64_t numel) {
 int64_t avg_pool2d_separable_workspace(const AvgPool2dProblem& problem) {
   const Pool2dGeometry& geometry = problem.geometry;
   if (problem.pass == AvgPool2dPass::forward) return accumulator_bytes(problem, separable_numel(geometry));
-  if (!is_transposable(geometry)) return 0;
+  if (!geometry.has_transposed()) return 0;
   return accumulator_bytes(problem, geometry.output_numel()) +
-         accumulator_bytes(problem, separable_numel(transposed(geometry)));
+         accumulator_bytes(problem, separable_numel(geometry.transposed()));
 }
 
 void avg_pool2d_separable_run(const AvgPool2dProblem& problem, const AvgPool2dArguments& arguments) {
   const Pool2dGeometry& geometry = problem.geometry;
   const bool forward = problem.pass == AvgPool2dPass::forward;
-  if (!forward && !is_transposable(geometry)) return avg_pool2d_direct_run(problem, arguments);
-  const Pool2dGeometry lines = forward ? geometry : transposed(geometry);
+  if (!forward && !geometry.has_transposed()) return avg_pool2d_direct_run(problem, arguments);
+  const Pool2dGeometry lines = forward ? geometry : geometry.transposed();
   const bool aligned = is_aligned(arguments.input) && is_aligned(arguments.output);
   dispatch_floating("avg_pool2d", problem.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;

@@ -91,10 +91,19 @@ def given(arguments: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, .
     count = len(arguments)
     while count > 1:
         argument, default = arguments[count - 1], defaults[count - 1]
-        if type(argument) is not type(default) or argument != default:
+        if type(argument) is not type(default):
+            break
+        if isinstance(argument, (list, tuple)) and type(argument[0]) is not int:  # symbolic: comparing would fix it
+            break
+        if argument != default:
             break
         count -= 1
     return arguments[:count]
+
+
+def algorithm_option(algorithm: str) -> dict[str, Any]:
+    """The keyword, where it is not the operators' default."""
+    return {} if algorithm == "auto" else {"algorithm": algorithm}
 
 
 def pool2d_choice(op: str, pass_: int, input: torch.Tensor, window: Sequence[Any], ceil_mode: bool) -> str:

@@ -111,7 +111,7 @@ def adaptive_avg_pool2d(input: torch.Tensor, output_size: AdaptiveSize, *, algor
 
 def _options(algorithm: str, dilation: tuple[Int, Int] = (1, 1)) -> dict[str, Any]:
     """The keywords of an operator that are not its defaults; like :func:`dispatch.given`."""
-    options: dict[str, Any] = {} if algorithm == "auto" else {"algorithm": algorithm}
+    options = dispatch.algorithm_option(algorithm)
     return options if dilation == (1, 1) else {"dilation": dilation, **options}
 
 

@@ -35,13 +35,8 @@ class Parameters(NamedTuple):
 
 
 def given(window: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A window without the last arguments that are the operators' defaults, each of which costs a call some time."""
-    _, padding, dilation, groups = window
-    if groups != 1:
-        return window
-    if dilation != (1, 1):
-        return window[:3]
-    return window[:1] if type(padding[0]) is int and padding == [0, 0, 0, 0] else window[:2]
+    """A window without the last arguments that are the operators' defaults."""
+    return dispatch.given(window, (None, dispatch.NO_PADDING, (1, 1), 1))
 
 
 def _call_pass(
@@ -270,13 +265,11 @@ def conv2d(
 
 def call_options(input: torch.Tensor, algorithm: str, padding_mode: str = "zeros") -> dict[str, Any]:
     """The operators' keyword arguments, without defaults."""
-    options: dict[str, Any] = {}
+    options = dispatch.algorithm_option(algorithm)
     if padding_mode != "zeros":
         options["padding_mode"] = padding_mode
     if dispatch.tf32_allowed(input):
         options["allow_tf32"] = True
-    if algorithm != "auto":
-        options["algorithm"] = algorithm
     return options
 
 

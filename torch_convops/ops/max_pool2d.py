@@ -172,12 +172,8 @@ def adaptive_max_pool2d(
     return _pool(True, input, window, return_indices, algorithm)
 
 
-def _options(algorithm: str) -> dict[str, Any]:
-    return {} if algorithm == "auto" else {"algorithm": algorithm}
-
-
 def _pool(adaptive: bool, input: torch.Tensor, window: tuple[Any, ...], return_indices: bool, algorithm: str) -> Any:
-    family, options = _FAMILIES[adaptive], _options(algorithm)
+    family, options = _FAMILIES[adaptive], dispatch.algorithm_option(algorithm)
     if dispatch.is_traced():
         if not return_indices and not input.requires_grad:
             return family.forward(input, *window, **options)
@@ -236,16 +232,18 @@ def _register(name: str, adaptive: bool) -> None:
 
     def routing(a: Arguments, input_size: Sequence[Int], like: torch.Tensor, wanted: Any = None) -> Routing:
         memory_format = wanted or dispatch.memory_format(dispatch.is_channels_last(like))
-        return Routing(adaptive, input_size, () if adaptive else window(a), memory_format, _options(a.algorithm))
+        return Routing(
+            adaptive, input_size, () if adaptive else window(a), memory_format, dispatch.algorithm_option(a.algorithm)
+        )
 
     def forward(a: Arguments) -> torch.Tensor:
         if dispatch.is_plain(a.input):
             with below_autograd():
                 return family.forward(a.input, *window(a), algorithm=a.algorithm)
-        return _with_offsets(adaptive, a.input, window(a), _options(a.algorithm))[0]
+        return _with_offsets(adaptive, a.input, window(a), dispatch.algorithm_option(a.algorithm))[0]
 
     def with_offsets(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
-        return _with_offsets(adaptive, a.input, window(a), _options(a.algorithm))
+        return _with_offsets(adaptive, a.input, window(a), dispatch.algorithm_option(a.algorithm))
 
     def grad_input(a: Arguments) -> torch.Tensor:
         return LinearMap.call(a.grad_output, a.offsets, True, routing(a, a.input_size, a.grad_output, a.memory_format))
@@ -304,8 +302,8 @@ def _register(name: str, adaptive: bool) -> None:
     def gather_fake(a: Arguments) -> torch.Tensor:
         op = f"{name}_gather"
         dispatch.check_dtype(op, "input", a.input)
-        pooled = geometry.image_size(op, "offsets", a.offsets) if adaptive else ()
         input_size = geometry.image_size(op, "input", a.input)
+        pooled = geometry.image_size(op, "offsets", a.offsets) if adaptive else ()
         size = output_size(op, a, input_size, pooled)
         check_offsets(op, a, input_size, size)
         return dispatch.empty_image(a.input, size, dispatch.is_channels_last(a.input))
