@@ -6,14 +6,17 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 NATIVE := $(shell find csrc cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 LIBRARY := torch_convops/libtorch_convops.so
 
-.PHONY: demo test lint build check clean
+# The text halves of the notebooks: what is there without a kernel is a module that they import.
+NOTEBOOKS := $(shell grep -ls '^\#   kernelspec:' notebooks/*.py)
+
+.PHONY: demo test lint build check notebooks clean
 
 # Trains the ANN and the CNN on generated pictures and prints the comparison.
 demo: $(VENV)/installed $(LIBRARY)
 	$(BIN)/convops train --model ann --model cnn --fresh --out runs/demo
 
 test: $(VENV)/installed $(LIBRARY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -24,6 +27,14 @@ lint: $(VENV)/installed
 # gradcheck of every operator on this machine's devices.
 check: $(VENV)/installed $(LIBRARY)
 	$(BIN)/convops check
+
+# Runs every notebook, as its text has it, and writes the outputs without what differs from run to run.
+notebooks: $(VENV)/installed $(LIBRARY)
+	$(BIN)/jupytext --quiet --to ipynb --update $(NOTEBOOKS)
+	$(BIN)/jupyter-nbconvert --log-level=WARN --to notebook --inplace --execute \
+		--ExecutePreprocessor.coalesce_streams=True --ExecutePreprocessor.record_timing=False \
+		--ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='["kernelspec"]' $(NOTEBOOKS:.py=.ipynb)
 
 build: $(LIBRARY)
 
