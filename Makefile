@@ -31,8 +31,8 @@ check: $(VENV)/installed $(LIBRARY)
 # Runs every notebook, as its text has it, and writes the outputs without what differs from run to run.
 notebooks: $(VENV)/installed $(LIBRARY)
 	$(BIN)/jupytext --quiet --to ipynb --update $(NOTEBOOKS)
-	$(BIN)/jupyter-nbconvert --log-level=WARN --to notebook --inplace --execute \
-		--ExecutePreprocessor.coalesce_streams=True --ExecutePreprocessor.record_timing=False \
+	$(BIN)/jupyter-nbconvert --log-level=WARN --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+		--Exporter.preprocessors='["nbconvert.preprocessors.CoalesceStreamsPreprocessor"]' \
 		--ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='["kernelspec"]' $(NOTEBOOKS:.py=.ipynb)
 
