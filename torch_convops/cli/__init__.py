@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "Check the operators against the reference on this machine.",
     "bench": "Time the operators against torch's.",
     "train": "Train the apparel classifiers.",
+    "equivariance": "Measure how a trained classifier takes it when its pictures move.",
 }
 
 

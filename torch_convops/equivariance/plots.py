@@ -97,7 +97,7 @@ def draw_consistency_curves(axes: Axes, curves: Mapping[str, ConsistencyCurve], 
         axes.plot(curve.distances, curve.consistency, "o-", markersize=4, label=label)
     axes.set(title=title, xlabel="distance moved (pixels)", ylabel="pictures of the same class as unmoved (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.set_ylim(top=1.01)
     axes.grid(alpha=0.3)
     axes.legend()
