@@ -7,6 +7,7 @@ or returns the figure it made; pixels are never interpolated.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def show_matrix(
     colour: str = VERMILION,
     padding: Sequence[int] = (0, 0, 0, 0),
     labels: tuple[str, str] = ("", ""),
+    first: int = 0,
     cmap: str = VALUES,
     limits: tuple[float, float] | None = None,
     text: Sequence[Sequence[str]] | None = None,
@@ -104,6 +106,7 @@ def show_matrix(
         padding: (top, bottom, left, right), how much of ``values`` is border: grey cells, with negative indices before
             the image.
         labels: names of the row and the column index.
+        first: the index of the first row and column of the image: 1 on a blackboard.
         cmap: the colours of the values, which ``limits`` spans; by default as far as the values go, paler than the
             darkest, or evenly about zero for ``SIGNED``.
         text: what the cells say instead of the numbers.
@@ -125,8 +128,8 @@ def show_matrix(
             axes.text(w, h, cell, ha="center", va="center", color=ink, fontsize=fontsize)
     axes.set(xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5), aspect="equal", xlabel=labels[1])
     axes.set_ylabel(labels[0], rotation=0, va="center", labelpad=8)
-    axes.set_xticks(range(W), [number(w - left) for w in range(W)])
-    axes.set_yticks(range(H), [number(h - top) for h in range(H)])
+    axes.set_xticks(range(W), [number(w - left + first) for w in range(W)])
+    axes.set_yticks(range(H), [number(h - top + first) for h in range(H)])
     axes.tick_params(length=0, colors=GREY, pad=2)
     axes.spines[:].set_visible(False)
     axes.set_title(title)
@@ -207,7 +210,8 @@ def _sign_width(sign: str) -> float:
 
 def _matrix_width(item: tuple[Any, str, dict[str, Any]], cell: float) -> float:
     """As wide as the cells or the title, whichever is wider; a character of the title is about 0.08 inches."""
-    return _INDEX_ROOM + max(len(item[0][0]) * cell, 0.08 * max(len(line) for line in item[1].split("\n")))
+    drawn = re.sub(r"\\[a-z]+", "x", item[1]).replace("$", "").split("\n")  # a command of LaTeX is one sign
+    return _INDEX_ROOM + max(len(item[0][0]) * cell, 0.08 * max(len(line) for line in drawn))
 
 
 # --- images ---
