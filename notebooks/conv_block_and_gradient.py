@@ -217,7 +217,8 @@ plt.show()
 # %% [markdown]
 # ### The same numbers, five times
 #
-# Nothing is proved by a derivation that nobody runs. Five witnesses that have nothing in common:
+# Nothing is proved by a derivation that nobody runs. Five witnesses that have nothing in common are to confirm it, and
+# with it the two convolutions:
 #
 # 1. your hand, above;
 # 2. the plain loops of `torch_convops.reference`;
