@@ -248,6 +248,18 @@ def test_zero_outputs() -> None:
     assert worst(lambda x: x[..., 1:2, :].clone(), impulse, [(1, 0)]) == math.inf
 
 
+def test_runs_where_the_images_are(device: str) -> None:
+    x = pictures(3, 1, 9, 10, dtype=torch.float32)
+
+    def smooth(x: Tensor) -> Tensor:
+        return torch_convops.blur_pool2d(x, 3, 1, padding_mode="circular")
+
+    assert worst(smooth, x.to(device), WHOLE + PARTS) < 1e-6
+    assert equivariance_map(smooth, x.to(device), (0.5, 0)).device.type == "cpu"
+    for measure in (lambda x: shift_consistency(read_pixel, x, 4), lambda x: consistency_curve(read_pixel, x, [1, 2])):
+        assert measure(x.to(device)) == measure(x)
+
+
 def test_no_graph_is_built() -> None:
     weight = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     seen: list[bool] = []
