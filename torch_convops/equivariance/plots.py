@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise, product
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from .errors import EquivarianceErrors
 
 ERROR = "relative error"
 DPI = 120
+FEW = 6  # curves that the colours of the default cycle keep apart, and whose legend finds room beside them
 
 
 def error_curves(results: Mapping[str, EquivarianceErrors], title: str = "Equivariance error") -> Figure:
@@ -77,6 +79,8 @@ def summary(curves: Mapping[str, ConsistencyCurve], results: Mapping[str, Equiva
 def draw_error_curves(axes: Axes, results: Mapping[str, EquivarianceErrors], title: str) -> None:
     """:func:`error_curves` on axes of the caller's."""
     directions = {_direction(result) for result in results.values()}
+    if many := len(results) > FEW:  # in order, as the layers of a network are
+        axes.set_prop_cycle(color=colormaps["viridis_r"](torch.linspace(0.1, 1, len(results)).numpy()))
     for label, result in results.items():
         points = sorted((max(by, key=abs), error) for by, error in zip(result.shifts, result.errors, strict=True))
         axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
@@ -88,7 +92,10 @@ def draw_error_curves(axes: Axes, results: Mapping[str, EquivarianceErrors], tit
     where = f" {directions.pop()}" if len(directions) == 1 else ""
     axes.set(title=title, xlabel=f"shift{where} (pixels)", ylabel=ERROR)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if many:  # they would cover the curves
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    else:
+        axes.legend()
 
 
 def draw_consistency_curves(axes: Axes, curves: Mapping[str, ConsistencyCurve], title: str) -> None:
@@ -98,7 +105,8 @@ def draw_consistency_curves(axes: Axes, curves: Mapping[str, ConsistencyCurve], 
     axes.set(title=title, xlabel="distance moved (pixels)", ylabel="pictures of the same class as unmoved (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-    axes.set_ylim(top=1.01)
+    lowest = min(min(curve.consistency) for curve in curves.values())
+    axes.set_ylim(min(0.9, lowest - 0.02), 1.01)
     axes.grid(alpha=0.3)
     axes.legend()
 
