@@ -23,7 +23,7 @@ FEW = 6  # curves that the colours of the default cycle keep apart, and whose le
 
 
 def error_curves(results: Mapping[str, EquivarianceErrors], title: str = "Equivariance error") -> Figure:
-    """Error against shift, one line a result; results whose smallest positive error is tiny make the axis logarithmic.
+    """Error against shift, one line a result; on a logarithmic axis, zero below it, where errors are decades apart.
 
     The shifts of a result lie on one line through no shift: down, right, or both by the same.
     """
@@ -86,7 +86,9 @@ def draw_error_curves(axes: Axes, results: Mapping[str, EquivarianceErrors], tit
         axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
     positive = [error for result in results.values() for error in result.errors if 0 < error < math.inf]
     if positive and min(positive) < 1e-3 * max(positive):
-        axes.set_yscale("log")
+        least = 10.0 ** math.floor(math.log10(min(positive)))
+        axes.set_yscale("symlog", linthresh=least)  # an error of exactly 0 has a place, too
+        axes.set_ylim(bottom=-least / 3)
     else:
         axes.set_ylim(bottom=0)
     where = f" {directions.pop()}" if len(directions) == 1 else ""
