@@ -149,6 +149,7 @@ const Algorithm<Problem, Arguments>& choose_algorithm(
     }
     known.append(", '").append(algorithm.name).append("'");
   }
+  CONVOPS_CHECK(wanted != "auto", op, "no algorithm of this device can do a problem of such sizes and steps");
   fail(op, "algorithm must be one of 'auto'", known, "; got '", wanted, "'");
 }
 

@@ -24,7 +24,8 @@ void launch(
     std::type_identity_t<Parameters>... arguments) {
   if (blocks <= 0) return;
   CONVOPS_CHECK(blocks <= INT32_MAX, op, "the problem needs ", blocks, " blocks, more than a CUDA grid holds");
-  if (shared_bytes > 48 * 1024) {
+  // Past 48 KB a kernel must be allowed to; its static shared memory counts too.
+  if (shared_bytes > 0) {
     check_cuda(
         op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }

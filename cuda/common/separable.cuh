@@ -10,7 +10,7 @@ namespace convops {
 // and no window without a pixel, which has no rows to choose from.
 inline bool is_separable(const Pool2dGeometry& geometry) {
   const Axis &h = geometry.h, &w = geometry.w;
-  if (h.adaptive || w.adaptive || h.dilation > h.input || w.dilation > w.input) return false;
+  if (h.adaptive || w.adaptive || h.dilation > h.input || w.dilation > w.input || h.output == 0) return false;
   // The rows that an output row does not share with others.
   const int64_t rows = std::min(h.kernel, ceil_div(h.input, h.output));
   return geometry.taps() > 32 && geometry.taps() > 2 * (rows * w.kernel + h.kernel);

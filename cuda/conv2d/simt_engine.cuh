@@ -3,6 +3,8 @@
 // multiply-adds. Lanes take neighbouring rows, so that the chunks of one load lie in different banks or are the same.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm_tile.cuh"
 
 namespace convops {
@@ -17,7 +19,14 @@ struct SimtEngine {
   static constexpr int kChunk = 16 / sizeof(scalar_t);
   static constexpr int kThreadRows = 8, kThreadColumns = kColumns / 16;
 
+  // Of float32, whose results show it, long sums are sums of short ones, 128 products each: the rounding error grows
+  // with the square root of the longest chain of additions.
+  static constexpr bool kInParts = std::is_same_v<scalar_t, float>;
+  static constexpr int kTilesInPart = 8;
+
   acc_t sums[kThreadRows][kThreadColumns] = {};
+  acc_t parts[kInParts ? kThreadRows : 1][kThreadColumns] = {};
+  int tiles = 0;
 
   __device__ static int row() {
     const int thread = static_cast<int>(threadIdx.x);
@@ -51,6 +60,15 @@ struct SimtEngine {
         }
       }
     }
+    if constexpr (kInParts) {
+      if (++tiles % kTilesInPart == 0) {
+#pragma unroll
+        for (int i = 0; i < kThreadRows; ++i) {
+#pragma unroll
+          for (int j = 0; j < kThreadColumns; ++j) parts[i][j] += sums[i][j], sums[i][j] = 0;
+        }
+      }
+    }
   }
 
   template <typename Function>
@@ -58,7 +76,9 @@ struct SimtEngine {
 #pragma unroll
     for (int i = 0; i < kThreadRows; ++i) {
 #pragma unroll
-      for (int j = 0; j < kThreadColumns; ++j) function(row() + i * 4, column() + j * 8, sums[i][j]);
+      for (int j = 0; j < kThreadColumns; ++j) {
+        function(row() + i * 4, column() + j * 8, kInParts ? parts[kInParts ? i : 0][j] + sums[i][j] : sums[i][j]);
+      }
     }
   }
 };

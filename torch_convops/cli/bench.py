@@ -196,7 +196,7 @@ def _run(
         "settings": settings,
     }
     report = Report(context, bench.measure_ceilings(device, dtype) if jobs else None, [], [], [], [])
-    with _progress() as progress:
+    with _progress() as progress, _until_interrupted(report):
         task = progress.add_task("", total=len(jobs))
         for row, format_, pass_ in jobs:
             line = f"{row.name}, {format_}, {pass_}"
@@ -212,6 +212,15 @@ def _run(
             progress.update(task, description="call overhead")
             report.overhead.extend(bench.measure_overhead(device))
     return report
+
+
+@contextmanager
+def _until_interrupted(report: Report) -> Iterator[None]:
+    """What is measured when Ctrl-C comes is reported all the same."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        report.problems.append("interrupted: the rows that follow were not measured")
 
 
 def _progress() -> Progress:

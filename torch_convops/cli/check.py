@@ -428,6 +428,7 @@ def cases() -> list[Case]:
         _max_pool2d("ceil_mode", (1, 2, 6, 7), 3, 2, ceil_mode=True),
         _max_pool2d("same", (1, 2, 5, 4), (3, 2), 1, "same", (1, 1, 0, 1)),
         _max_pool2d("four sides", (1, 2, 4, 5), 3, 2, ((0, 1), (1, 0)), (0, 1, 1, 0)),
+        _max_pool2d("large", (1, 2, 7, 8), 7, 1, 3, (3, 3, 3, 3)),
         _max_pool2d("more than 256 taps", (1, 1, 18, 18), 17, 1),
         _max_pool2d("whole plane", (2, 2, 4, 3), (4, 3), 1),
         _max_pool2d("unbatched", (2, 4, 4), 2, 2),
