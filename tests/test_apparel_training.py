@@ -13,18 +13,25 @@ from PIL import Image
 from torch.nn import functional as F
 
 from torch_convops.apparel import (
+    CURES,
+    MODELS,
     ApparelData,
     ApparelError,
     EpochRecord,
+    Recipe,
     TrainConfig,
     TrainResult,
+    ablation,
     build_model,
+    load_classifier,
     load_image_folder,
     plots,
     synthetic_data,
     train,
     training,
 )
+from torch_convops.apparel.augmentation import Augmentation
+from torch_convops.apparel.data import read_picture
 
 BACKENDS = ("torch", "convops")
 
@@ -66,7 +73,7 @@ class Recorder:
 
 
 def without_times(history: tuple[EpochRecord, ...]) -> list[EpochRecord]:
-    return [replace(record, seconds=0.0) for record in history]
+    return [replace(record, seconds=0.0, data_seconds=0.0) for record in history]
 
 
 def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
@@ -148,7 +155,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_early_stopping_keeps_the_best_weights(config: TrainConfig, data: ApparelData) -> None:
     # With so small a step no prediction changes: the first epoch stays the best.
     result = train(replace(config, lr=1e-12, patience=2, epochs=10), data)
-    assert len(result.history) == 3 and result.stopped_early and result.best_epoch == 1
+    assert len(result.history) == 3 and result.stopped_early and result.kept_epoch == result.best_epoch == 1
     first = train(replace(config, lr=1e-12, epochs=1), data)
     assert all(map(torch.equal, result.model.state_dict().values(), first.model.state_dict().values()))
     assert not first.stopped_early
@@ -161,7 +168,12 @@ def test_backends_agree(data: ApparelData) -> None:
     torch.testing.assert_close(recorders["convops"].losses, recorders["torch"].losses, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("model", ["ann", "cnn"])
+def test_without_patience_the_last_weights_are_kept(config: TrainConfig, data: ApparelData) -> None:
+    result = train(replace(config, lr=1e-12, epochs=3), data)
+    assert len(result.history) == result.kept_epoch == 3 and result.best_epoch == 1 and not result.stopped_early
+
+
+@pytest.mark.parametrize("model", list(MODELS))
 def test_backends_share_initial_weights(model: str) -> None:
     states = []
     for backend in BACKENDS:
@@ -208,6 +220,7 @@ def test_infinite_loss_is_reported(data: ApparelData) -> None:
         {"threads": 0},
         {"lr": 0.0},
         {"lr": float("nan")},
+        {"cures": ("sleep",)},
         {"seed": -1},
         {"model": "rnn"},
         {"backend": "jax"},
@@ -229,6 +242,120 @@ def test_figures_can_be_decoded(result: TrainResult, tmp_path: Path) -> None:
     assert len(shown) == 6 and all(axes.images for axes in shown)
 
 
+# ---- recipes and cures -------------------------------------------------------------------------------------
+
+
+def test_the_tuned_model_has_every_cure() -> None:
+    tuned, plain = MODELS["cnn-tuned"], MODELS["cnn"]
+    for name, cure in CURES.items():
+        assert cure.apply(tuned) == tuned, name
+        assert cure.apply(plain) != plain, name
+    assert TrainConfig(cures=tuple(CURES), epochs=40, batch_size=64).recipe == tuned
+    assert TrainConfig(model="cnn-tuned", lr=1e-3).recipe == replace(tuned, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "vgg"}, "network must be one of"),
+        ({"optimizer": "lion"}, "optimizer must be one of"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"dropout": 1.0}, "dropout must be"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+    ],
+)
+def test_recipes_out_of_range_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ApparelError, match=message):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cures", [(), *((name,) for name in CURES), tuple(CURES)], ids="+".join)
+def test_every_cure_trains(cures: tuple[str, ...], backend: str, data: ApparelData) -> None:
+    config = TrainConfig(cures=cures, backend=backend, epochs=1, batch_size=8, device="cpu")
+    result = train(config, data)
+    assert len(result.history) == 1 and result.probabilities.sum(1).allclose(torch.ones(10))
+    assert 0 < result.data_share < 1
+    model = build_model(config.recipe, 10, backend)
+    assert model.state_dict().keys() == result.model.state_dict().keys()
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) == config.recipe.batch_norm
+    assert any(isinstance(module, torch.nn.Dropout) for module in model.modules()) == (config.recipe.dropout > 0)
+
+
+@pytest.mark.parametrize("interrupt_at", [3, 4])  # two batches an epoch
+def test_resumption_restores_everything_that_is_drawn(data: ApparelData, tmp_path: Path, interrupt_at: int) -> None:
+    """Schedule, dropout masks, augmentation and running means too."""
+    config = TrainConfig(model="cnn-tuned", backend="torch", epochs=3, batch_size=8, patience=3, device="cpu")
+    expected = train(config, data)
+    config = replace(config, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, Recorder(interrupt_at))
+    assert_same_run(train(config, data), expected)
+    with pytest.raises(ApparelError, match="different epochs"):  # the schedule would be another
+        train(replace(config, epochs=4), data)
+
+
+def test_bfloat16_and_compile_change_rounding_only(data: ApparelData) -> None:
+    config = TrainConfig(backend="convops", epochs=1, batch_size=8, device="cpu")
+    losses = {}
+    for name, change in (("plain", {}), ("amp", {"amp": True}), ("compile", {"compile": True})):
+        recorder = Recorder()
+        train(replace(config, **change), data, recorder)  # type: ignore[arg-type]
+        losses[name] = recorder.losses
+    torch.testing.assert_close(losses["amp"], losses["plain"], rtol=0.02, atol=0)
+    torch.testing.assert_close(losses["compile"], losses["plain"], rtol=1e-4, atol=0)
+    assert losses["amp"] != losses["plain"]
+
+
+def test_augmentation_is_drawn_by_its_seed_alone(data: ApparelData) -> None:
+    augment, (images, labels) = Augmentation(10), (data.train.images, data.train.labels)
+    state = torch.get_rng_state()
+    drawn = [augment(images, labels, seed) for seed in range(40)]
+    assert torch.equal(torch.get_rng_state(), state)
+    again = augment(images, labels, 7)
+    assert all(map(torch.equal, again, drawn[7])) and not torch.equal(drawn[7][0], drawn[8][0])
+    mixed = [targets for _, targets in drawn if targets.is_floating_point()]
+    assert 10 < len(mixed) < 30
+    for targets in mixed:
+        torch.testing.assert_close(targets.sum(1), torch.ones(len(labels)))
+    for pixels, _ in drawn:
+        assert pixels.shape == images.shape and pixels.is_contiguous(memory_format=torch.channels_last)
+        assert pixels.min() >= -1 and pixels.max() <= 1
+    assert torch.equal(images, data.train.images)
+
+
+def test_ablation_has_each_cure_alone_and_added() -> None:
+    names = [variant.cures for variant in ablation.variants()]
+    assert names[0] == () and names[1 : len(CURES) + 1] == [(name,) for name in CURES]
+    assert names[-1] == tuple(CURES) and len(names) == 2 * len(CURES) + 1
+    folders = {variant.folder: variant.cures for variant in ablation.variants()}
+    assert len(folders) == 2 * len(CURES)  # the first cure alone is also the first added
+
+
+# ---- trained classifiers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["ann", "cnn-tuned"])
+def test_a_trained_classifier_is_read_back(model: str, data: ApparelData, tmp_path: Path) -> None:
+    result = train(TrainConfig(model=model, epochs=1, batch_size=8, device="cpu", out=tmp_path), data)
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    for file, image in zip(files, data.test.images, strict=False):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    for path in (tmp_path, tmp_path / training.WEIGHTS):
+        classifier = load_classifier(path)
+        assert classifier.name == model and classifier.classes == data.classes
+        torch.testing.assert_close(classifier.probabilities(files), result.probabilities[:3])
+
+
+def test_what_is_no_classifier_is_named(data: ApparelData, tmp_path: Path) -> None:
+    with pytest.raises(ApparelError, match="no such file"):
+        load_classifier(tmp_path)
+    train(TrainConfig(backend="torch", epochs=1, device="cpu", out=tmp_path), data)
+    (tmp_path / training.WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(ApparelError, match="not a classifier written by"):
+        load_classifier(tmp_path)
+
+
 # ---- data --------------------------------------------------------------------------------------------------
 
 
@@ -244,14 +371,36 @@ def test_image_folder_is_read_resized_and_normalized(tmp_path: Path) -> None:
     assert data.train.images.shape == (4, 3, 128, 128) and data.train.images.dtype == torch.uint8
     assert data.train.labels.tolist() == [0, 0, 1, 1]
     assert data.train.images[2].flatten(1).float().mean(1).tolist() == [255, 0, 0]
-    pixels, labels = next(data.train.batches(3, torch.device("cpu")))
+    pixels, labels = next(data.train.batches(3))
     assert pixels.dtype == torch.float32 and pixels.is_contiguous(memory_format=torch.channels_last)
     assert [float(pixels.min()), float(pixels.max())] == [-1, 1] and labels.tolist() == [0, 0, 1]
 
 
+def test_pictures_of_any_mode_are_read(tmp_path: Path) -> None:
+    """Transparent over white, 16 bits scaled, palettes, and upright as the camera noted it."""
+    grey = Image.fromarray(np.full((40, 60), 128 * 256, dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # orientation: upside down
+    half = Image.new("RGB", (128, 128), "red")
+    half.paste("blue", (0, 0, 128, 64))
+    for name, image, top in (
+        ("clear.png", Image.new("RGBA", (50, 50), (255, 0, 0, 0)), (255, 255, 255)),
+        ("grey.png", grey, (128, 128, 128)),
+        ("palette.gif", Image.new("RGB", (300, 20), (0, 255, 0)).quantize(4), (0, 255, 0)),
+        ("one.bmp", Image.new("1", (9, 9), 1), (255, 255, 255)),
+        ("half.png", half, (0, 0, 255)),
+    ):
+        image.save(tmp_path / name)
+        picture = read_picture(tmp_path / name)
+        assert picture.shape == (3, 128, 128) and picture.dtype == torch.uint8
+        assert tuple(picture[:, 5, 5].tolist()) == top, name
+    half.save(tmp_path / "turned.png", exif=exif)
+    assert tuple(read_picture(tmp_path / "turned.png")[:, 5, 5].tolist()) == (255, 0, 0)
+
+
 def test_batches_cover_the_split_in_a_seeded_order(data: ApparelData) -> None:
     def order(seed: int) -> list[int]:
-        batches = data.train.batches(7, torch.device("cpu"), torch.Generator().manual_seed(seed))
+        batches = data.train.shuffled(7, torch.Generator().manual_seed(seed))
         return torch.cat([labels for _, labels in batches]).tolist()
 
     assert order(0) == order(0) != order(1)
@@ -296,5 +445,5 @@ def test_weights_file_is_a_plain_state_dict(data: ApparelData, tmp_path: Path) -
     state = torch.load(io.BytesIO((tmp_path / training.WEIGHTS).read_bytes()), weights_only=True)
     model = build_model("cnn", 10, "torch")
     model.load_state_dict(state)
-    logits = torch.cat([model(pixels) for pixels, _ in data.test.batches(20, torch.device("cpu"))])
+    logits = torch.cat([model(pixels) for pixels, _ in data.test.batches(20)])
     assert torch.equal(logits.argmax(1), result.probabilities.argmax(1))

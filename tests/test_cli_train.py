@@ -49,7 +49,7 @@ def convops(*args: str) -> Result:
 
 def history(out: Path) -> list[dict[str, float]]:
     metrics = json.loads((out / "metrics.json").read_text())
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in metrics["history"]]
+    return [{name: value for name, value in record.items() if "seconds" not in name} for record in metrics["history"]]
 
 
 def assert_same_files(out: Path, expected: Path) -> None:
@@ -77,6 +77,7 @@ def test_writes_metrics_weights_and_figures(pictures: Path, tmp_path: Path, back
         "val_loss",
         "val_accuracy",
         "seconds",
+        "data_seconds",
     }
     assert f"{metrics['test_accuracy']:.1%}" in result.output
     assert str(tmp_path) in result.output
@@ -97,6 +98,25 @@ def test_runs_with_the_same_arguments_are_identical(pictures: Path, tmp_path: Pa
         assert convops(*arguments(pictures, out)).exit_code == 0
     assert_same_files(*outs)
     assert (outs[0] / "weights.pt").read_bytes() == (outs[1] / "weights.pt").read_bytes()
+
+
+@pytest.mark.parametrize("model", ["--model ann", "--model cnn --cure batch-norm --cure augmentation"])
+def test_two_processes_train_as_one(pictures: Path, tmp_path: Path, model: str) -> None:
+    """The batches are shared out, and the last of one picture leaves a process without any."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    shared = [*model.split(), "--batch-size", "11"]  # of twelve pictures
+    assert convops(*arguments(pictures, one, *shared, backend="convops")).exit_code == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "torch_convops.cli", *arguments(pictures, two, *shared, backend="convops")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("test accuracy") == 1
+    metrics = json.loads((two / "metrics.json").read_text())
+    assert metrics["processes"] == 2
+    for record, expected in zip(history(two), history(one), strict=True):
+        assert record == pytest.approx(expected, rel=2e-4)
+    weights, expected_weights = torch.load(two / "weights.pt"), torch.load(one / "weights.pt")
+    assert weights.keys() == expected_weights.keys()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
@@ -241,7 +261,57 @@ def test_unusable_out_is_named(pictures: Path, tmp_path: Path) -> None:
 def test_help_lists_the_commands() -> None:
     result = convops("--help")
     assert result.exit_code == 0
-    for name in ("info", "check", "bench", "train"):
+    for name in ("info", "check", "bench", "train", "ablate", "predict", "equivariance"):
         assert name in result.output
     assert convops("train", "--help").exit_code == 0
     assert convops("nonsense").exit_code == 2
+
+
+# ---- predict and ablate ------------------------------------------------------------------------------------
+
+
+def test_predict_prints_the_top_classes(pictures: Path, tmp_path: Path) -> None:
+    assert convops(*arguments(pictures, tmp_path, "--model", "cnn-tuned", epochs=1)).exit_code == 0
+    picture = next((pictures / "test" / "hat").iterdir())
+    with Image.open(picture) as image:
+        image.resize((333, 77)).save(tmp_path / "wide.webp")
+    result = convops("predict", str(picture), str(tmp_path / "wide.webp"), "--weights", str(tmp_path), "--top", "2")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(f"{picture}: ") and lines[0].count("%") == 2
+    result = convops("predict", str(picture), "--weights", str(tmp_path), "--top", "9", "--json")
+    answer = json.loads(result.stdout)
+    assert set(answer["classes"]) == {"dress", "hat", "longsleeve"}
+    assert sum(answer["classes"].values()) == pytest.approx(1)
+    assert list(answer["classes"].values()) == sorted(answer["classes"].values(), reverse=True)
+
+
+def test_predict_names_what_is_no_picture(pictures: Path, tmp_path: Path) -> None:
+    assert convops(*arguments(pictures, tmp_path, epochs=1)).exit_code == 0
+    picture = next((pictures / "test" / "hat").iterdir())
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    result = convops("predict", str(text), str(tmp_path / "missing.png"), str(picture), "--weights", str(tmp_path))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert [line.split(" ")[-1] for line in result.stderr.splitlines()] == [str(text), str(tmp_path / "missing.png")]
+    assert result.stdout.startswith(f"{picture}: ")
+    assert_one_line_error(convops("predict", str(picture), "--weights", str(tmp_path / "nowhere")), "no such file")
+
+
+def test_ablation_measures_resumes_and_writes(pictures: Path, tmp_path: Path) -> None:
+    command = ["ablate", "--data", str(pictures), "--out", str(tmp_path), "--backend", "torch", "--device", "cpu"]
+    command += ["--epochs", "1", "--batch-size", "16"]
+    assert convops(*command, "--seed", "3").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint.pt")}
+    result = convops(*command, "--seed", "3", "--seed", "4")
+    assert result.exit_code == 0, result.output
+    assert len(before) == 16 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    study = json.loads((tmp_path / "ablation.json").read_text())
+    assert len(study["outcomes"]) == 17 and study["outcomes"][0]["name"] == "plain"
+    for outcome in study["outcomes"]:
+        assert outcome["seeds"] == [3, 4] and len(outcome["test_accuracy"]) == 2
+        assert outcome["mean"] == pytest.approx(sum(outcome["test_accuracy"]) / 2)
+    table = (tmp_path / "ablation.md").read_text().splitlines()
+    assert len(table) == 2 + 2 + 17 and "+ residual" in table[-1]
+    with Image.open(tmp_path / "ablation.png") as image:
+        image.load()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as transforms
 
 IMAGE_SIZE = 128
 SPLITS = ("train", "validation", "test")
+
+
+# Augmented pixels and targets of uint8 images and their labels, as a seed draws them.
+Augment = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class ApparelError(ValueError):
@@ -37,18 +42,28 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(
-        self, batch_size: int, device: torch.device, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(pixels, labels)`` on ``device``, the last batch possibly smaller.
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
 
-        ``pixels`` is float32 ``[B, 3, 128, 128]``, see :func:`normalize`. The order is a permutation drawn
-        from ``generator`` (a CPU generator), or that of the split without one.
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(pixels, labels)`` in the order of the split, the last batch possibly smaller.
+
+        ``pixels`` is float32 ``[B, 3, 128, 128]``, see :func:`normalize`.
         """
-        size = len(self)
-        order = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)
+        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield normalize(images), labels
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, augment: Augment | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same in an order drawn from ``generator`` (a CPU generator), and as ``augment`` makes them."""
+        order = torch.randperm(len(self), generator=generator).to(self.labels.device)
         for index in order.split(batch_size):
-            yield normalize(self.images[index].to(device)), self.labels[index].to(device)
+            images, labels = self.images[index], self.labels[index]
+            if augment is None:
+                yield normalize(images), labels
+            else:
+                yield augment(images, labels, int(torch.randint(2**62, (), generator=generator)))
 
 
 @dataclass(frozen=True)
@@ -86,10 +101,9 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def load_image_folder(root: str | Path) -> ApparelData:
-    """Decode ``root/{train,validation,test}/<class>/<picture>`` into memory.
+    """Decode ``root/{train,validation,test}/<class>/<picture>`` into memory, see :func:`read_picture`.
 
-    Pictures become RGB and, where they have another size, are resized to 128x128. Every split has the same
-    two or more classes.
+    Every split has the same two or more classes.
 
     Raises:
         ApparelError: a folder is missing or empty, the classes of two splits differ, or a picture cannot be
@@ -126,18 +140,31 @@ def _open_folder(folder: Path) -> ImageFolder:
 def _decode(folder: ImageFolder) -> Split:
     images = torch.empty(len(folder), IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
     for row, (path, _) in zip(images, folder.samples, strict=True):
-        row.copy_(_read_picture(path))
+        row.copy_(read_picture(path).permute(1, 2, 0))
     return Split(images.permute(0, 3, 1, 2), torch.tensor(folder.targets))
 
 
-def _read_picture(path: str) -> Tensor:
-    """uint8 ``[128, 128, 3]``."""
+def read_picture(path: str | Path) -> Tensor:
+    """uint8 ``[3, 128, 128]``, RGB: upright as the camera noted it, over white where it is transparent, resized.
+
+    Raises:
+        ApparelError: the file cannot be read, or is no picture.
+    """
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGB")
+            picture = _as_rgb(ImageOps.exif_transpose(file))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ApparelError(f"cannot decode the picture {path}") from error
     if picture.size != (IMAGE_SIZE, IMAGE_SIZE):
         picture = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
     pixels: Tensor = transforms.pil_to_tensor(picture)
-    return pixels.permute(1, 2, 0)
+    return pixels
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

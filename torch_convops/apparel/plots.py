@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def learning_curves(result: TrainResult) -> Figure:
         for split, prefix, colour in (("training", "train", TRAIN), ("validation", "val", VALIDATION)):
             values = [getattr(record, f"{prefix}_{quantity}") for record in result.history]
             axes.plot(epochs, values, "o-", color=colour, markersize=4, label=split)
-        axes.axvline(result.best_epoch, color="grey", linestyle="--", linewidth=1, label="weights kept")
+        axes.axvline(result.kept_epoch, color="grey", linestyle="--", linewidth=1, label="weights kept")
         axes.set(title=quantity.capitalize(), xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_ylim(bottom=0)
@@ -89,6 +90,32 @@ def predictions(result: TrainResult, rows: int = 4, columns: int = 6) -> Figure:
     return figure
 
 
+def ablation(study: dict[str, Any]) -> Figure:
+    """Test accuracy with each cure alone and with one more at a time, of what ``ablation.json`` holds."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    outcomes = study["outcomes"]
+    plain = outcomes[0]["mean"]
+    panels = (("Each cure alone", False, TRAIN), ("One more at a time", True, RIGHT))
+    for axes, (title, added, colour) in zip(figure.subplots(1, 2, sharex=True), panels, strict=True):
+        shown = [outcome for outcome in outcomes if outcome["added"] == added and outcome["cures"]]
+        means, spreads = ([outcome[key] for outcome in shown] for key in ("mean", "spread"))
+        bars = axes.barh([outcome["name"] for outcome in shown], means, xerr=spreads, color=colour, alpha=0.75)
+        axes.bar_label(bars, [f"{100 * mean:.1f}" for mean in means], label_type="center", color="white")
+        axes.axvline(plain, color=WRONG, linestyle="--", label=f"plain CNN, {100 * plain:.1f}")
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel="test accuracy (%)", xlim=(0, 1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(loc="upper right")
+    name = "synthetic" if study["data"] == "synthetic" else Path(study["data"]).name
+    seeds = len(outcomes[0]["seeds"])
+    figure.suptitle(
+        f"What each cure is worth: {name} pictures, {study['epochs']} epochs, mean and deviation of {seeds} seeds"
+    )
+    return figure
+
+
 def _caption(axes: Axes, predicted: str, true: str, probability: float) -> None:
     right = predicted == true
     colour = RIGHT if right else WRONG
@@ -105,5 +132,5 @@ def _figure(result: TrainResult, subject: str, width: float, height: float) -> F
     FigureCanvasAgg(figure)
     directory = result.data.directory
     pictures = "synthetic pictures" if directory is None else f"pictures from {directory.name}"
-    figure.suptitle(f"{result.config.model.upper()}: {subject}\n{pictures}, backend {result.config.backend}")
+    figure.suptitle(f"{result.config.name}: {subject}\n{pictures}, backend {result.config.backend}")
     return figure

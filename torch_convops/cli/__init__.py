@@ -15,6 +15,8 @@ COMMANDS = {
     "check": "Check the operators against the reference on this machine.",
     "bench": "Time the operators against torch's.",
     "train": "Train the apparel classifiers.",
+    "ablate": "Measure each cure of over-fitting, alone and added up.",
+    "predict": "Classify photographs with a trained classifier.",
     "equivariance": "Measure how a trained classifier takes it when its pictures move.",
 }
 

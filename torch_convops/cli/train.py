@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..apparel import distributed
 from ..apparel.data import ApparelData, ApparelError
-from ..apparel.models import BACKENDS, MODELS
+from ..apparel.models import BACKENDS
+from ..apparel.recipes import CURES, MODELS
 from ..apparel.training import EpochRecord, TrainConfig, TrainResult, best_epoch, train
+from ._tables import print_table
 
 INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
 
@@ -34,17 +37,23 @@ INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
     show_default=True,
     help="Give it several times to train several models, each into its own folder OUT/MODEL.",
 )
-@click.option("--epochs", type=int, default=TrainConfig.epochs, show_default=True, help="At most so many.")
-@click.option("--batch-size", type=int, default=TrainConfig.batch_size, show_default=True)
-@click.option("--lr", type=float, default=TrainConfig.lr, show_default=True, help="Learning rate of Adam.")
+@click.option(
+    "--cure",
+    "cures",
+    type=click.Choice(list(CURES)),
+    multiple=True,
+    help="Change the model's recipe by a remedy against over-fitting; may be given several times.",
+)
+@click.option("--epochs", type=int, help="At most so many.  [default: the recipe's]")
+@click.option("--batch-size", type=int, help="Pictures a step.  [default: the recipe's]")
+@click.option("--lr", type=float, help="Learning rate, the highest of the schedule.  [default: the recipe's]")
 @click.option(
     "--patience",
     type=int,
-    default=TrainConfig.patience,
-    show_default=True,
-    help="Stop after so many epochs without a better validation accuracy.",
+    help="Stop after so many epochs without a better validation accuracy, and keep the best weights.  "
+    "[default: the recipe's]",
 )
-@click.option("--seed", type=int, default=TrainConfig.seed, show_default=True, help="Of weights and batches.")
+@click.option("--seed", type=int, default=TrainConfig.seed, show_default=True, help="Of all that is drawn.")
 @click.option(
     "--backend",
     type=click.Choice(list(BACKENDS)),
@@ -59,6 +68,8 @@ INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
     help="cpu, cuda, cuda:1, ...; auto is cuda where there is one.",
 )
 @click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
+@click.option("--amp", is_flag=True, help="Compute in bfloat16; weights stay float32.")
+@click.option("--compile", is_flag=True, help="torch.compile the training step.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -68,16 +79,19 @@ INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
 )
 @click.option("--fresh", is_flag=True, help="Start again even if OUT has a checkpoint.")
 def command(models: tuple[str, ...], **settings: Any) -> None:
-    """Train the apparel classifiers: a fully connected network (ann) and a plain CNN (cnn).
+    """Train the apparel classifiers: a fully connected network (ann), a plain CNN (cnn), and the CNN with every
+    cure of its over-fitting (cnn-tuned).
 
-    Writes checkpoint.pt, weights.pt, metrics.json and three figures into OUT, and prints a table of the
-    models at the end. The weights kept, and tested, are those of the best validation accuracy.
+    Writes checkpoint.pt, weights.pt, metrics.json and three figures into OUT, and prints a table of the models
+    at the end. The weights kept, and tested, are those of the last epoch; with early stopping those of the best
+    validation accuracy.
 
-    Two runs with the same arguments give the same history and weights, bit for bit. A run that was
-    interrupted goes on from its last complete epoch when the same command is given again, and ends as if it
-    had never stopped.
+    Two runs with the same arguments give the same history and weights, bit for bit. A run that was interrupted
+    goes on from its last complete epoch when the same command is given again, and ends as if it had never
+    stopped. Under torchrun each process takes its share of every batch.
     """
-    console = Console(highlight=False, markup=False)  # paths may have brackets
+    # Paths may have brackets; of several processes the first speaks.
+    console = Console(highlight=False, markup=False, quiet=distributed.rank() != 0)
     try:
         results = _train_all(models, TrainConfig(**settings), console)
     except (ApparelError, OSError) as error:
@@ -85,7 +99,8 @@ def command(models: tuple[str, ...], **settings: Any) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on after the last complete epoch")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    console.print(_comparison(results))
+    if distributed.rank() == 0:
+        print_table(console, _comparison(results))
 
 
 def _train_all(models: tuple[str, ...], config: TrainConfig, console: Console) -> list[TrainResult]:
@@ -96,17 +111,19 @@ def _train_all(models: tuple[str, ...], config: TrainConfig, console: Console) -
     results: list[TrainResult] = []
     for model in dict.fromkeys(models):
         out = config.out / model if len(set(models)) > 1 else config.out
-        headline = f"{model}, backend {config.backend}, seed {config.seed}, into {out}"
+        chosen = replace(config, model=model, out=out)
+        headline = f"{chosen.name}, backend {config.backend}, seed {config.seed}, into {out}"
         console.print(headline, style="bold", soft_wrap=True)
         data = results[0].data if results else None
-        with _progress(console) as progress:
-            reporter = _ConsoleReporter(progress, config.epochs)
-            results.append(train(replace(config, model=model, out=out), data, reporter))
-        save_figures(results[-1], out)
+        with make_progress(console) as progress:
+            reporter = ConsoleReporter(progress, chosen.recipe.epochs)
+            results.append(train(chosen, data, reporter))
+        if distributed.rank() == 0:
+            save_figures(results[-1], out)
     return results
 
 
-def _progress(console: Console) -> Progress:
+def make_progress(console: Console) -> Progress:
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -117,12 +134,13 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-class _ConsoleReporter:
-    """A progress bar for the epoch that runs, a line for each that is done."""
+class ConsoleReporter:
+    """A progress bar for the epoch that runs and, if verbose, a line for each that is done."""
 
-    def __init__(self, progress: Progress, epochs: int) -> None:
+    def __init__(self, progress: Progress, epochs: int, verbose: bool = True) -> None:
         self.progress = progress
         self.epochs = epochs
+        self.verbose = verbose
 
     def started(self, data: ApparelData, history: list[EpochRecord]) -> None:
         sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
@@ -147,7 +165,8 @@ class _ConsoleReporter:
         )
 
     def _print(self, line: str) -> None:
-        self.progress.console.print(f"  {line}", soft_wrap=True)
+        if self.verbose:
+            self.progress.console.print(f"  {line}", soft_wrap=True)
 
 
 def _comparison(results: list[TrainResult]) -> Table:
@@ -155,15 +174,16 @@ def _comparison(results: list[TrainResult]) -> Table:
     table = Table(title=f"{data.source}: {len(data.test)} test pictures of {len(data.classes)} classes")
     table.add_column("model")
     table.add_column("backend")
-    for heading in ("parameters", "epochs", "test accuracy", "seconds"):
+    for heading in ("parameters", "epochs", "test accuracy", "seconds", "of them data"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
-            result.config.model,
+            result.config.name,
             result.config.backend,
             f"{result.parameters:,}",
             f"{len(result.history)}",
             f"{result.test_accuracy:.1%}",
             f"{result.seconds:.1f}",
+            f"{result.data_share:.1%}",
         )
     return table
