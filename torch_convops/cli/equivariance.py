@@ -15,9 +15,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..apparel.data import ApparelData, ApparelError, Split, load_image_folder, normalize
-from ..apparel.models import build_model
+from ..apparel.models import BACKENDS
 from ..apparel.synthetic import synthetic_data
-from ..apparel.training import METRICS, replacing, resolve_device
+from ..apparel.trained import load_classifier
+from ..apparel.training import replacing, resolve_device
 from ..equivariance import (
     BORDERS,
     ConsistencyCurve,
@@ -42,7 +43,7 @@ POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Identity, nn.BatchNorm2
     "--weights",
     type=click.Path(path_type=Path),
     required=True,
-    help="weights.pt as `convops train` writes it, metrics.json beside it.",
+    help="The OUT of `convops train`, or the weights.pt in it.",
 )
 @click.option(
     "--data",
@@ -60,13 +61,14 @@ POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Identity, nn.BatchNorm2
 )
 @click.option("--repeats", type=int, default=5, show_default=True, help="Random pairs of shifts of each picture.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the pictures and their shifts.")
+@click.option("--backend", type=click.Choice(list(BACKENDS)), default="convops", show_default=True)
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto is cuda if there is one."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for equivariance.json and equivariance.png.")
 def command(
-    weights: Path, data: Path | None, pictures: int, max_shift: int, border: str, repeats: int, seed: int, device: str,
-    out: Path | None,
+    weights: Path, data: Path | None, pictures: int, max_shift: int, border: str, repeats: int, seed: int, backend: str,
+    device: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Measure how a trained classifier takes it when its pictures move.
 
@@ -84,13 +86,13 @@ def command(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         place = resolve_device(device)
-        model, metrics = load_classifier(weights)
-        split = _test_split(data, metrics["classes"])
-        report = _measure(model.to(place), split, pictures, max_shift, border, repeats, seed, place)
+        classifier = load_classifier(weights, place, backend)
+        split = _test_split(data, classifier.classes)
+        report = _measure(classifier.model, split, pictures, max_shift, border, repeats, seed, place)
         report = {
             "weights": str(weights),
-            "model": metrics["model"],
-            "backend": metrics["backend"],
+            "model": classifier.name,
+            "backend": backend,
             "data": "synthetic" if data is None else str(data),
             "border": border,
             "seed": seed,
@@ -106,41 +108,9 @@ def command(
         raise click.ClickException(str(error)) from error
 
 
-def load_classifier(weights: Path) -> tuple[nn.Sequential, dict[str, Any]]:
-    """The model whose state dict is in ``weights``, in evaluation mode on the CPU, and the ``metrics.json`` beside it.
-
-    Raises:
-        ApparelError: one of the two files cannot be read or is none of ``convops train``'s, or they do not belong
-            together.
-    """
-    path = weights.parent / METRICS
-    try:
-        metrics = json.loads(path.read_text())
-        name, classes, backend = metrics["model"], list(metrics["classes"]), metrics["backend"]
-    except OSError as error:
-        raise ApparelError(f"cannot read {path}, which names the model of {weights} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ApparelError(f"{path} is no metrics.json of `convops train`") from error
-    try:
-        model = build_model(name, len(classes), backend)
-    except (KeyError, TypeError) as error:
-        raise ApparelError(f"{path} names a model or backend that is not known here: {name}, {backend}") from error
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ApparelError(f"cannot read {weights} ({error.strerror})") from error
-    except Exception as error:  # a damaged file fails in many ways
-        raise ApparelError(f"{weights} holds no weights that can be read") from error
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ApparelError(f"{weights} does not hold the weights of {name!r} that {path} names") from error
-    return model.eval(), metrics
-
-
-def _test_split(data: Path | None, classes: list[str]) -> Split:
+def _test_split(data: Path | None, classes: tuple[str, ...]) -> Split:
     source: ApparelData = synthetic_data(0, 0, SYNTHETIC_PICTURES) if data is None else load_image_folder(data)
-    if list(source.classes) != list(classes):
+    if source.classes != classes:
         raise ApparelError(
             f"the classes of {source.source} ({', '.join(source.classes)}) are not those of the weights "
             f"({', '.join(classes)})"
@@ -150,7 +120,7 @@ def _test_split(data: Path | None, classes: list[str]) -> Split:
 
 @torch.no_grad()
 def _measure(
-    model: nn.Sequential, split: Split, pictures: int, max_shift: int, border: str, repeats: int, seed: int,
+    model: nn.Module, split: Split, pictures: int, max_shift: int, border: str, repeats: int, seed: int,
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
@@ -180,18 +150,20 @@ def _distances(longest: int) -> list[int]:
     return distances
 
 
-def _layers(model: nn.Sequential, example: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The model up to each of its layers that has pixels, and the whole model."""
+def _layers(model: nn.Module, example: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The model up to each of its layers that has pixels, as far as these follow one another, and the whole model."""
     layers: dict[str, Callable[[Tensor], Tensor]] = {}
+    modules = list(model) if isinstance(model, nn.Sequential) else []
     output = example
-    for index, module in enumerate(model):
+    stage = ""
+    for index, (module, following) in enumerate(zip(modules, [*modules[1:], None], strict=True)):
         output = module(output)
         if output.dim() != 4:
             break
-        following = model[index + 1] if index + 1 < len(model) else None
+        if not isinstance(module, POINTWISE) or not stage:
+            stage = f"{index} {type(module).__name__.lstrip('_')}"
         if not isinstance(following, POINTWISE):
-            stage = next(i for i in range(index, -1, -1) if i == 0 or not isinstance(model[i], POINTWISE))
-            layers[f"{stage} {type(model[stage]).__name__}"] = model[: index + 1]
+            layers[stage] = nn.Sequential(*modules[: index + 1])
     layers["logits"] = model
     return layers
 
@@ -205,7 +177,7 @@ def _title(report: dict[str, Any]) -> str:
         if report["data"] == "synthetic"
         else f"pictures from {Path(report['data']).resolve().name}"
     )
-    return f"{report['model'].upper()}, backend {report['backend']}: {report['pictures']} {pictures}"
+    return f"{report['model']}, backend {report['backend']}: {report['pictures']} {pictures}"
 
 
 def _classifier_table(report: dict[str, Any]) -> Table:
