@@ -15,8 +15,9 @@ NOTEBOOKS := $(shell grep -ls '^\#   kernelspec:' notebooks/*.py)
 demo: $(VENV)/installed $(LIBRARY)
 	$(BIN)/convops train --model ann --model cnn --fresh --out runs/demo
 
+# Two processes of one thread each: threads that wait for a core that another process has cost more than they bring.
 test: $(VENV)/installed $(LIBRARY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from .models import build_model
 from .recipes import CURES, MODELS, Recipe
 from .synthetic import synthetic_data
 from .trained import Classifier, load_classifier
-from .training import EpochRecord, Reporter, TrainConfig, TrainResult, train
+from .training import EpochRecord, Reporter, TrainConfig, TrainResult, keep_freed_memory, train
 
 __all__ = [
     "CURES",
@@ -20,6 +20,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "build_model",
+    "keep_freed_memory",
     "load_classifier",
     "load_image_folder",
     "synthetic_data",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as transforms
@@ -153,6 +153,10 @@ def read_picture(path: str | Path) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = _as_rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError:
+        raise ApparelError(f"no such file: {path}") from None
+    except UnidentifiedImageError:
+        raise ApparelError(f"not a picture: {path}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ApparelError(f"cannot decode the picture {path}") from error
     if picture.size != (IMAGE_SIZE, IMAGE_SIZE):

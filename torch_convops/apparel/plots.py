@@ -92,7 +92,7 @@ def predictions(result: TrainResult, rows: int = 4, columns: int = 6) -> Figure:
 
 def ablation(study: dict[str, Any]) -> Figure:
     """Test accuracy with each cure alone and with one more at a time, of what ``ablation.json`` holds."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     outcomes = study["outcomes"]
     plain = outcomes[0]["mean"]
@@ -109,10 +109,9 @@ def ablation(study: dict[str, Any]) -> Figure:
         axes.grid(axis="x", alpha=0.3)
         axes.legend(loc="upper right")
     name = "synthetic" if study["data"] == "synthetic" else Path(study["data"]).name
-    seeds = len(outcomes[0]["seeds"])
-    figure.suptitle(
-        f"What each cure is worth: {name} pictures, {study['epochs']} epochs, mean and deviation of {seeds} seeds"
-    )
+    seeds = " or ".join(map(str, sorted({len(outcome["seeds"]) for outcome in outcomes})))
+    effort = f"{study['epochs']} epochs, mean and standard deviation of {seeds} seeds"
+    figure.suptitle(f"What each cure is worth: {name} pictures, {effort}")
     return figure
 
 

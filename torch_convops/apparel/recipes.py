@@ -106,5 +106,6 @@ LONG = Recipe(epochs=40, batch_size=64)
 MODELS = {
     "ann": Recipe(network="ann"),
     "cnn": Recipe(),
-    "cnn-tuned": cured(LONG, tuple(CURES)),
+    # All of them at once take time, and with half of its features zeroed a network of 0.3 M parameters under-fits.
+    "cnn-tuned": replace(cured(LONG, tuple(CURES)), epochs=60, patience=25, dropout=0.2),
 }

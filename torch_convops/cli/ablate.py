@@ -15,7 +15,7 @@ from ..apparel.data import ApparelData, ApparelError, load_image_folder
 from ..apparel.models import BACKENDS
 from ..apparel.recipes import CURES, LONG
 from ..apparel.synthetic import synthetic_data
-from ..apparel.training import TrainConfig, replacing, train
+from ..apparel.training import TrainConfig, keep_freed_memory, replacing, train
 from ._tables import print_table
 from .train import INTERRUPTED, ConsoleReporter, make_progress
 
@@ -47,6 +47,7 @@ def command(seeds: tuple[int, ...], **settings: Any) -> None:
     processes by --seed: what is trained already is read, not trained again.
     """
     console = Console(highlight=False, markup=False)  # paths may have brackets
+    keep_freed_memory()
     try:
         outcomes, data = _study(TrainConfig(model="cnn", **settings), tuple(dict.fromkeys(seeds)), console)
     except (ApparelError, OSError) as error:

@@ -16,7 +16,7 @@ from ..apparel import distributed
 from ..apparel.data import ApparelData, ApparelError
 from ..apparel.models import BACKENDS
 from ..apparel.recipes import CURES, MODELS
-from ..apparel.training import EpochRecord, TrainConfig, TrainResult, best_epoch, train
+from ..apparel.training import EpochRecord, TrainConfig, TrainResult, best_epoch, keep_freed_memory, train
 from ._tables import print_table
 
 INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
@@ -92,6 +92,7 @@ def command(models: tuple[str, ...], **settings: Any) -> None:
     """
     # Paths may have brackets; of several processes the first speaks.
     console = Console(highlight=False, markup=False, quiet=distributed.rank() != 0)
+    keep_freed_memory()
     try:
         results = _train_all(models, TrainConfig(**settings), console)
     except (ApparelError, OSError) as error:
