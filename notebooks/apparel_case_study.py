@@ -46,6 +46,7 @@ from torch_convops.apparel import (
 from torch_convops.apparel.augmentation import Augmentation
 from torch_convops.apparel.data import normalize
 
+# %%
 figures.use_style()
 keep_freed_memory()
 set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90})  # noise does not compress as PNG
