@@ -185,9 +185,11 @@ right.set(title="Parameters", xlabel="millions", xlim=(0, 7.5))
 plt.show()
 
 # %% [markdown]
-# Three of them on the CNN of above, with the same few pictures and epochs, one more at a time. The bars on the left are
-# what counts, those on the right say how much of the training accuracy is learnt by heart. (Augmentation is not among
-# them because it takes its time: a network that never sees the same picture twice has learnt little after 12 epochs.)
+# Three of them on the CNN of above, with the same few pictures and epochs, one more at a time. On the right, how much
+# of the training accuracy is learnt by heart: it halves. On the left, what counts: of so few pictures and epochs it
+# hardly moves, and a few points up or down are chance; section 5 has the study that can tell. (Augmentation is not
+# among them because it takes its time: a network that never sees the same picture twice has learnt little after 12
+# epochs.)
 
 # %%
 added = ("dropout", "batch-norm", "schedule")
