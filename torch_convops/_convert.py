@@ -178,7 +178,7 @@ def _set_type(module: torch.nn.Module, kind: type) -> None:
 
 
 def _type_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'torch.nn' if kind in _OURS else kind.__module__}.{kind.__qualname__}"
 
 
 def _to_ours(module: torch.nn.Module) -> type | str | None:
