@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import types
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from conftest import TOLERANCE, random
 
 import torch_convops
@@ -136,6 +138,11 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "four sides": lambda: F.avg_pool2d(x, 3, 1, ((1, 0), (0, 1))),  # type: ignore[arg-type]
     "pooling same": lambda: F.max_pool2d(x, 2, padding="same"),  # type: ignore[arg-type]
     "dilation": lambda: F.avg_pool2d(x, 2, dilation=2),  # type: ignore[call-arg]
+    "ceil_mode": lambda: F.max_pool2d(x, 2, ceil_mode=1),  # type: ignore[arg-type]
+    "ceil_mode of a norm": lambda: F.lp_pool2d(x, 2, 2, ceil_mode=1),  # type: ignore[arg-type]
+    "one side of a norm": lambda: F.lp_pool2d(x, 2, (2,)),  # type: ignore[arg-type]
+    "one output side": lambda: F.adaptive_max_pool2d(x, [2]),
+    "nothing of an output size": lambda: F.adaptive_avg_pool2d(x, None),
     "output size": lambda: F.adaptive_avg_pool2d(x, (1, 2, 3)),
     "no output size": lambda: F.adaptive_max_pool2d(x, (-1, 2)),
     "unpooled size": lambda: F.max_unpool2d(y, indices, 2, output_size=(99, 99)),
@@ -263,6 +270,54 @@ def test_transforms_and_higher_orders() -> None:
     assert not record.fallbacks
     torch.testing.assert_close(jacobian, torch.func.jacrev(network, 1)(image, weight))
     torch.testing.assert_close(mapped, network(image, weight))
+
+
+def test_checkpoints() -> None:
+    """Backward runs outside of modes: a checkpoint has to be told of this one."""
+    image, weight = (random(*size, dtype=torch.float64, grad=True) for size in ((2, 3, 6, 8), (2, 3, 3, 3)))
+    again = torch_convops.override()
+    with torch_convops.override() as record:
+        output = torch.utils.checkpoint.checkpoint(
+            network, image, weight, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), again)
+        )
+        output.sum().backward()
+    assert record.calls == CALLS
+    assert again.calls["conv2d"] == 1
+    expected = torch.autograd.grad(network(image, weight).sum(), (image, weight))
+    torch.testing.assert_close((image.grad, weight.grad), expected)
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 4, 8, 8), (2, 0, 8, 8), (0, 8, 8), (2, 4, 0, 8), (4, 8), (1, 2, 4, 8, 8), (2, 4, 2, 2)], ids=str
+)
+def test_odd_sizes_are_as_in_torch(size: tuple[int, ...]) -> None:
+    """Empty, too small, of another rank: the same result or the same error."""
+
+    def outcome(call: Callable[[torch.Tensor], Any]) -> Any:
+        try:
+            output = call(torch.ones(size))
+        except Exception as error:
+            return type(error), str(error)
+        return output[0] if isinstance(output, tuple) else output
+
+    for call in (
+        lambda x: F.conv2d(x, w, padding=1, stride=2),
+        lambda x: F.conv_transpose2d(x, w, stride=2),
+        lambda x: F.max_pool2d(x, 3, 2, 1),
+        lambda x: F.max_pool2d(x, 3, return_indices=True),
+        lambda x: F.avg_pool2d(x, 3, 2, 1),
+        lambda x: F.adaptive_max_pool2d(x, (None, 0)),
+        lambda x: F.adaptive_avg_pool2d(x, 3),
+        lambda x: F.max_unpool2d(x, torch.zeros(x.shape, dtype=torch.int64), 2),
+        lambda x: F.lp_pool2d(x, 2, 3, ceil_mode=True),
+    ):
+        expected = outcome(call)
+        with torch_convops.override():
+            actual = outcome(call)
+        if isinstance(expected, tuple):
+            assert actual == expected
+        else:
+            assert_equals_torchs(actual, expected)
 
 
 def test_autocast() -> None:

@@ -76,7 +76,9 @@ def override() -> Override:
     refused; so errors are torch's own. Nothing else of torch's results changes, but each call into torch inside the
     block costs the way through Python that a mode has.
 
-    A graph that is built inside the block is differentiated by this library wherever ``backward`` is called.
+    A graph that is built inside the block is differentiated by this library wherever ``backward`` is called. Backward
+    itself runs outside of modes, and with it what ``torch.utils.checkpoint`` computes anew: convert the model instead,
+    or let the checkpoint know, ``context_fn=lambda: (contextlib.nullcontext(), torch_convops.override())``.
     ``torch.compile`` sees through the mode: a compiled function that is called inside the block is compiled for it,
     beside what it is outside, and ``torch.export`` inside it records this library's operators. What is not
     dispatched by Python is not seen: TorchScript and calls of ``torch.ops.aten``. A mode belongs to the thread that
@@ -121,9 +123,17 @@ def _obstacle(arguments: Iterable[Any], dtypes: Sequence[torch.dtype]) -> str | 
 # --- the functions of torch, with its signatures: what only this library takes is refused, so that torch is asked ---
 
 
+def _check(holds: bool, name: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not torch's")
+
+
 def _check_padding(padding: Any, stride: Any = None) -> None:
-    if not is_torchs_padding(padding, stride):
-        raise ValueError(f"padding={padding!r} is not torch's")
+    _check(is_torchs_padding(padding, stride), "padding", padding)
+
+
+def _check_pair(name: str, value: Any) -> None:
+    _check(isinstance(value, (int, torch.SymInt)) or (isinstance(value, Sequence) and len(value) == 2), name, value)
 
 
 def _conv2d(
@@ -158,6 +168,7 @@ def _max_pool2d(
 ) -> Any:
     """Whether indices are returned is the function's matter: by the time of the call its flag has been heeded."""
     _check_padding(padding)
+    _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
     return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
@@ -171,6 +182,7 @@ def _max_pool2d_with_indices(
     return_indices: Any = True,
 ) -> Any:
     _check_padding(padding)
+    _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
     return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
@@ -188,14 +200,17 @@ def _avg_pool2d(
 
 
 def _adaptive_max_pool2d(input: Any, output_size: Any, return_indices: Any = False) -> Any:
+    _check_pair("output_size", output_size)
     return ops.adaptive_max_pool2d(input, output_size)
 
 
 def _adaptive_max_pool2d_with_indices(input: Any, output_size: Any, return_indices: Any = True) -> Any:
+    _check_pair("output_size", output_size)
     return ops.adaptive_max_pool2d(input, output_size, True)
 
 
 def _adaptive_avg_pool2d(input: Any, output_size: Any) -> torch.Tensor:
+    _check_pair("output_size", output_size)
     return ops.adaptive_avg_pool2d(input, output_size)
 
 
@@ -209,6 +224,8 @@ def _max_unpool2d(
 def _lp_pool2d(
     input: Any, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: Any = False
 ) -> torch.Tensor:
+    _check_pair("kernel_size", kernel_size)
+    _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
     return ops.lp_pool2d(input, norm_type, kernel_size, stride, ceil_mode)
 
 

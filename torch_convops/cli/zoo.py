@@ -25,6 +25,7 @@ from ..bench.machine import versions
 from ._tables import make_console, print_table
 
 BOUND = 1e-6
+FLOOR = 1e-6  # of the largest gradient's norm: what is smaller is held to that
 BATCH = 2
 SIZE = 64
 # What takes no pictures of SIZE: the smallest that it takes.
@@ -72,6 +73,8 @@ def build(name: str) -> torch.nn.Module:
     options: dict[str, Any] = {}
     if name in detectors() or name in segmenters():
         options["weights_backbone"] = None
+    if name in detectors() and not name.startswith("ssd"):
+        options["min_size"] = SIZE  # else pictures are enlarged
     if name.startswith("vit_"):
         options["image_size"] = SIZES[name]
     if name in ("googlenet", "inception_v3"):
@@ -111,6 +114,8 @@ def compare(name: str) -> Comparison:
     _differentiate(expected)
     gradients = [_take_gradient(leaf) for leaf in leaves]
     expected = [output.detach() for output in expected]
+    # Some gradients are zero but for rounding, such as that of a bias ahead of a softmax.
+    floor = FLOOR * max(gradient.norm().item() for gradient in gradients if gradient is not None)
 
     report = convert(model)
     with override() as record:
@@ -123,7 +128,7 @@ def compare(name: str) -> Comparison:
     def compare_gradient(leaf: torch.Tensor, gradient: torch.Tensor | None) -> Callable[[torch.Tensor], None]:
         def hook(_: torch.Tensor) -> None:
             actual = _take_gradient(leaf)
-            errors.append(math.inf if actual is None or gradient is None else relative_error(actual, gradient))
+            errors.append(math.inf if actual is None or gradient is None else relative_error(actual, gradient, floor))
 
         return hook
 
@@ -143,11 +148,11 @@ def compare(name: str) -> Comparison:
     )
 
 
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what is expected; infinite where a number is none."""
+def relative_error(actual: torch.Tensor, expected: torch.Tensor, floor: float = 0.0) -> float:
+    """Norm of the difference over the norm of what is expected, or a larger floor; infinite where a number is none."""
     if actual.shape != expected.shape:
         return math.inf
-    difference, norm = (actual - expected).norm().item(), expected.norm().item()
+    difference, norm = (actual - expected).norm().item(), max(floor, expected.norm().item())
     if difference == 0:
         return 0.0
     return difference / norm if norm > 0 and math.isfinite(difference) else math.inf
