@@ -125,15 +125,15 @@ def compare(name: str) -> Comparison:
     # Compared as it comes, a gradient need not be kept beside the other gradients of a large model.
     errors: list[float] = []
 
-    def compare_gradient(leaf: torch.Tensor, gradient: torch.Tensor | None) -> Callable[[torch.Tensor], None]:
-        def hook(_: torch.Tensor) -> None:
+    def comparing(gradient: torch.Tensor | None) -> Callable[[torch.Tensor], None]:
+        def hook(leaf: torch.Tensor) -> None:
             actual = _take_gradient(leaf)
             errors.append(math.inf if actual is None or gradient is None else relative_error(actual, gradient, floor))
 
         return hook
 
     for leaf, gradient in zip(leaves, gradients, strict=True):
-        leaf.register_post_accumulate_grad_hook(compare_gradient(leaf, gradient))
+        leaf.register_post_accumulate_grad_hook(comparing(gradient))
     _differentiate(outputs)
     if len(errors) != sum(gradient is not None for gradient in gradients):
         errors.append(math.inf)
