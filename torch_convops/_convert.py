@@ -69,7 +69,10 @@ def convert(model: torch.nn.Module, *, include: Selector | None = None, exclude:
     Subclasses are left, since what they add is not known; so are layers whose ``forward`` is replaced on the instance,
     or whose parameters are of a dtype or of a subclass of ``torch.Tensor`` that the kernels do not take, and layers of
     other libraries and compilers that have the name of one of torch.nn's. The result names each of them with the
-    reason.
+    reason. What a model calls as a function is no layer: that is for :func:`torch_convops.override`.
+
+    A model is best traced by ``torch.fx`` before it is converted, then its layers stay nodes of the graph: torch.fx
+    takes only torch.nn's own modules for leaves. A trace that is made of a converted model is of functions.
 
     Args:
         model: a model, or a single such layer.
@@ -121,19 +124,19 @@ def _swap(
         names.setdefault(module, []).append(name)
     converted: dict[str, type] = {}
     left: dict[str, str] = {}
-    for module, (name, *others) in names.items():
+    for module, paths in names.items():
         result = target(module)
         if result is None:
             continue
-        if _matches((name, *others), modules, excluded):
+        if _matches(paths, modules, excluded):
             result = "excluded"
-        elif include is not None and not _matches((name, *others), modules, included):
+        elif include is not None and not _matches(paths, modules, included):
             result = "not included"
         if isinstance(result, str):
-            left[name] = result
+            left[paths[0]] = result
         else:
             _set_type(module, result)
-            converted[name] = result
+            converted[paths[0]] = result
     return Conversion(converted, left)
 
 
