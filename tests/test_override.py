@@ -17,6 +17,7 @@ import torch.utils.checkpoint
 from conftest import TOLERANCE, random
 
 import torch_convops
+from torch_convops.cli import zoo
 
 NAMES = (
     "conv2d",
@@ -408,3 +409,17 @@ def test_the_inner_of_two_answers() -> None:
     assert inner.calls == CALLS
     assert not outer.calls
     assert str(inner).splitlines()[0] == "3 calls answered, 0 left to torch"
+
+
+def test_a_model_as_it_is() -> None:
+    model, images = zoo.build("resnet18"), torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    zoo.calibrate(model, (images,))
+    expected = model(images)
+    with torch_convops.override() as record:
+        actual = model(images)
+    assert record.calls == {"conv2d": 20, "max_pool2d": 1, "adaptive_avg_pool2d": 1}
+    assert not record.fallbacks
+    parameters = list(model.parameters())
+    gradients = (torch.autograd.grad(output.square().sum(), parameters) for output in (actual, expected))
+    assert zoo.relative_error(actual, expected) < 1e-6
+    assert max(map(zoo.relative_error, *gradients)) < 1e-6
