@@ -3,7 +3,9 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import nn
+from ._convert import Conversion, convert, revert
 from ._library import BuildInfo, algorithms, build_info
+from ._override import Override, override
 from .ops import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -33,6 +35,8 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "BuildInfo",
+    "Conversion",
+    "Override",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "algorithms",
@@ -46,6 +50,7 @@ __all__ = [
     "conv2d_output_size",
     "conv_transpose2d",
     "conv_transpose2d_output_size",
+    "convert",
     "convolve2d",
     "correlate2d",
     "global_avg_pool2d",
@@ -55,4 +60,6 @@ __all__ = [
     "max_pool2d_choice",
     "max_unpool2d",
     "nn",
+    "override",
+    "revert",
 ]

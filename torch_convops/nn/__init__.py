@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.modules.utils import _reverse_repeat_tuple
 
-from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, pair, sides
+from .._geometry import MODES, PADDING_MODES, Padding, Pair, index_of, mode_pads, pair, sides
 from ..ops import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -26,6 +26,22 @@ from ..ops import (
     max_unpool2d,
 )
 
+# torch.fx records a call of these for what it is: it traces the layers, for it takes only torch.nn's for leaves.
+for _function in (
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "avg_pool2d",
+    "blur_pool2d",
+    "conv2d",
+    "conv_transpose2d",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "lp_pool2d",
+    "max_pool2d",
+    "max_unpool2d",
+):
+    torch.fx.wrap(_function)
+
 
 def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any, padding_mode: str) -> None:
     """Puts every accepted padding where torch's constructors put those that they know."""
@@ -37,6 +53,10 @@ def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any
         padding = ((top, bottom), (left, right)) if four_sided else (top, left)
     if isinstance(padding[0], int):
         layer._reversed_padding_repeated_twice = list(_reverse_repeat_tuple(padding, 2))
+    elif padding == "same":
+        window = zip(layer.kernel_size, layer.dilation, strict=True)
+        rows, columns = (mode_pads(padding, spacing * (size - 1) + 1, 0, 1) for size, spacing in window)
+        layer._reversed_padding_repeated_twice = [int(side) for side in (*columns, *rows)]
     index_of("padding_mode", padding_mode, PADDING_MODES)
     layer.padding, layer.padding_mode = padding, padding_mode  # type: ignore[assignment]
 
@@ -109,6 +129,19 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         return conv_transpose2d(
             input, self.weight, self.bias, self.stride, padding, extra, self.groups, self.dilation, output_size
         )
+
+
+class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConv2d`: a :class:`Conv2d` that learns ``in_channels`` from its first input."""
+
+    cls_to_become = Conv2d  # type: ignore[assignment]
+
+
+class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConvTranspose2d`: a :class:`ConvTranspose2d` that learns ``in_channels`` from its first
+    input."""
+
+    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
@@ -283,6 +316,8 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "LPPool2d",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
     "MaxBlurPool2d",
     "MaxPool2d",
     "MaxUnpool2d",
