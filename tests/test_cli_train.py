@@ -124,7 +124,12 @@ def test_stopped_process_goes_on(pictures: Path, tmp_path: Path, stop: signal.Si
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     endless = ("--patience", "1000000")
     command = [sys.executable, "-m", "torch_convops.cli", *arguments(pictures, stopped, *endless, epochs=1000000)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def hear_interrupts() -> None:
+        """Shells have what they start in the background ignore Ctrl-C, and that is inherited."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
         deadline = time.monotonic() + 60
         while not (stopped / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
