@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+import click.testing
 import pytest
 import torch
 
@@ -130,3 +131,14 @@ def exact(tensor: torch.Tensor, grad: bool = False) -> torch.Tensor:
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def assert_one_line_error(result: click.testing.Result, *fragments: str) -> None:
+    """A command that was refused says why in one line of stderr."""
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit)
+    error = result.stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert "Traceback" not in result.output
+    for fragment in fragments:
+        assert fragment in error

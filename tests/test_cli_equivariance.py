@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import assert_one_line_error
 from PIL import Image
 
 from torch_convops.apparel import TrainConfig, load_image_folder, synthetic_data, train
@@ -95,15 +96,6 @@ def test_one_picture_has_no_standard_error(untrained: Path, tmp_path: Path) -> N
     result = convops(untrained, "--pictures", "1", "--out", str(tmp_path))
     assert result.exit_code == 0 and "±" not in result.output
     assert json.loads((tmp_path / "equivariance.json").read_text())["consistency"]["standard_error"] is None
-
-
-def assert_one_line_error(result: Result, *fragments: str) -> None:
-    assert result.exit_code in (1, 2), result.output
-    assert isinstance(result.exception, SystemExit)
-    error = result.stderr.strip().splitlines()[-1]
-    assert error.startswith("Error: ") and "Traceback" not in result.output
-    for fragment in fragments:
-        assert fragment in error
 
 
 def rename(field: str, value: object) -> Callable[[Path], None]:

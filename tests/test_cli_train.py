@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import assert_one_line_error
 from PIL import Image
 
 from torch_convops.apparel import synthetic_data
@@ -154,16 +155,6 @@ def test_other_settings_are_refused_until_fresh(pictures: Path, tmp_path: Path) 
     other = arguments(pictures, tmp_path, "--seed", "1", epochs=1)
     assert_one_line_error(convops(*other), "checkpoint.pt", "different seed", "--fresh")
     assert convops(*other, "--fresh").exit_code == 0
-
-
-def assert_one_line_error(result: Result, *fragments: str) -> None:
-    assert result.exit_code in (1, 2), result.output
-    assert isinstance(result.exception, SystemExit)
-    error = result.stderr.strip().splitlines()[-1]
-    assert error.startswith("Error: ")
-    assert "Traceback" not in result.output
-    for fragment in fragments:
-        assert fragment in error
 
 
 def remove_all(root: Path) -> None:

@@ -157,33 +157,23 @@ def _conv_transpose2d(
     return ops.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _max_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: Any = False,
-    return_indices: Any = False,
-) -> Any:
-    """Whether indices are returned is the function's matter: by the time of the call its flag has been heeded."""
-    _check_padding(padding)
-    _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
-    return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
+def _max_pool2d(with_indices: bool) -> Callable[..., Any]:
+    """One function for each: ``return_indices`` has been heeded by the time that torch calls either."""
 
+    def call(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: Any = False,
+        return_indices: Any = with_indices,
+    ) -> Any:
+        _check_padding(padding)
+        _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
+        return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, with_indices)
 
-def _max_pool2d_with_indices(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: Any = False,
-    return_indices: Any = True,
-) -> Any:
-    _check_padding(padding)
-    _check(isinstance(ceil_mode, bool), "ceil_mode", ceil_mode)
-    return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+    return call
 
 
 def _avg_pool2d(
@@ -199,14 +189,12 @@ def _avg_pool2d(
     return ops.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def _adaptive_max_pool2d(input: Any, output_size: Any, return_indices: Any = False) -> Any:
-    _check_pair("output_size", output_size)
-    return ops.adaptive_max_pool2d(input, output_size)
+def _adaptive_max_pool2d(with_indices: bool) -> Callable[..., Any]:
+    def call(input: Any, output_size: Any, return_indices: Any = with_indices) -> Any:
+        _check_pair("output_size", output_size)
+        return ops.adaptive_max_pool2d(input, output_size, with_indices)
 
-
-def _adaptive_max_pool2d_with_indices(input: Any, output_size: Any, return_indices: Any = True) -> Any:
-    _check_pair("output_size", output_size)
-    return ops.adaptive_max_pool2d(input, output_size, True)
+    return call
 
 
 def _adaptive_avg_pool2d(input: Any, output_size: Any) -> torch.Tensor:
@@ -236,10 +224,10 @@ class _Route(NamedTuple):
 
 
 _MAXIMUM_DTYPES = (*FLOATS, *INTEGERS)
-_MAX_POOL = _Route("max_pool2d", _max_pool2d, _MAXIMUM_DTYPES)
-_MAX_POOL_WITH_INDICES = _Route("max_pool2d", _max_pool2d_with_indices, _MAXIMUM_DTYPES)
+_MAX_POOL = _Route("max_pool2d", _max_pool2d(False), _MAXIMUM_DTYPES)
+_MAX_POOL_WITH_INDICES = _Route("max_pool2d", _max_pool2d(True), _MAXIMUM_DTYPES)
 _ADAPTIVE_AVG = _Route("adaptive_avg_pool2d", _adaptive_avg_pool2d, FLOATS)
-_ADAPTIVE_MAX_WITH_INDICES = _Route("adaptive_max_pool2d", _adaptive_max_pool2d_with_indices, _MAXIMUM_DTYPES)
+_ADAPTIVE_MAX_WITH_INDICES = _Route("adaptive_max_pool2d", _adaptive_max_pool2d(True), _MAXIMUM_DTYPES)
 
 # What reaches a mode. Functions that are written in Python do so themselves, before what they call.
 _ROUTES: dict[Any, _Route] = {
@@ -252,7 +240,7 @@ _ROUTES: dict[Any, _Route] = {
     torch._C._nn.avg_pool2d: _Route("avg_pool2d", _avg_pool2d, FLOATS),
     F.adaptive_avg_pool2d: _ADAPTIVE_AVG,
     torch._C._nn.adaptive_avg_pool2d: _ADAPTIVE_AVG,
-    F.adaptive_max_pool2d: _Route("adaptive_max_pool2d", _adaptive_max_pool2d, _MAXIMUM_DTYPES),
+    F.adaptive_max_pool2d: _Route("adaptive_max_pool2d", _adaptive_max_pool2d(False), _MAXIMUM_DTYPES),
     F.adaptive_max_pool2d_with_indices: _ADAPTIVE_MAX_WITH_INDICES,
     torch._C._nn.adaptive_max_pool2d: _ADAPTIVE_MAX_WITH_INDICES,
     F.max_unpool2d: _Route("max_unpool2d", _max_unpool2d, _MAXIMUM_DTYPES),

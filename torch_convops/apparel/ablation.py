@@ -12,7 +12,7 @@ from .training import TrainConfig, TrainResult
 
 
 class Variant(NamedTuple):
-    """A row of the study. ``base`` and each cure alone, then ``added`` to those before it."""
+    """A row of the study. ``plain``, each cure alone, then ``added`` to those before it."""
 
     name: str
     cures: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -98,6 +99,11 @@ def cured(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
             raise ApparelError(f"cures must be of {', '.join(CURES)}, got {name!r}")
         recipe = CURES[name].apply(recipe)
     return recipe
+
+
+def full_name(model: str, cures: Iterable[str]) -> str:
+    """A model and its cures: ``"cnn + dropout"``."""
+    return " + ".join((model, *cures))
 
 
 # What the cures are measured with: long enough to over-fit without them.

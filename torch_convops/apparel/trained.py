@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .data import ApparelError, normalize, read_picture
 from .models import build_model
-from .recipes import Recipe
+from .recipes import Recipe, full_name
 from .training import METRICS, WEIGHTS
 
 
@@ -54,7 +54,7 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu", backen
             raise ApparelError(f"no such file: {file}; `convops train` writes {WEIGHTS} and {METRICS} into one folder")
     try:
         about = json.loads(metrics.read_text())
-        name, recipe, classes = " + ".join((about["model"], *about["cures"])), about["recipe"], tuple(about["classes"])
+        name, recipe, classes = full_name(about["model"], about["cures"]), about["recipe"], tuple(about["classes"])
         model = build_model(Recipe(**recipe), len(classes), backend)
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except ApparelError:

@@ -26,7 +26,7 @@ from . import distributed
 from .augmentation import Augmentation
 from .data import ApparelData, ApparelError, Split, load_image_folder
 from .models import BACKENDS, build_model
-from .recipes import MODELS, Recipe, cured
+from .recipes import MODELS, Recipe, cured, full_name
 from .synthetic import synthetic_data
 
 CHECKPOINT = "checkpoint.pt"
@@ -95,7 +95,7 @@ class TrainConfig:
     @property
     def name(self) -> str:
         """The model and its cures: ``"cnn + dropout"``."""
-        return " + ".join((self.model, *self.cures))
+        return full_name(self.model, self.cures)
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,10 @@ class TrainResult:
         return cells.bincount(minlength=classes**2).view(classes, classes)
 
     @property
+    def device(self) -> str:
+        return str(next(self.model.parameters()).device)
+
+    @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -231,7 +235,7 @@ class TrainResult:
             "history": [{"epoch": epoch, **asdict(record)} for epoch, record in enumerate(self.history, 1)],
             "seconds": self.seconds,
             "data_share": self.data_share,
-            "device": str(next(self.model.parameters()).device),
+            "device": self.device,
             "versions": _versions(),
         }
 

@@ -1,4 +1,4 @@
-"""The command line: ``convops info | check | bench | train``."""
+"""The command line: ``convops info | check | bench | train | ...``."""
 
 from __future__ import annotations
 

@@ -11,28 +11,24 @@ from rich.console import Console
 from rich.table import Table
 
 from ..apparel.ablation import Outcome, configs, variants
-from ..apparel.data import ApparelData, ApparelError, load_image_folder
-from ..apparel.models import BACKENDS
+from ..apparel.data import ApparelData, load_image_folder
 from ..apparel.recipes import CURES, LONG
 from ..apparel.synthetic import synthetic_data
 from ..apparel.training import TrainConfig, keep_freed_memory, replacing, train
+from . import _options
 from ._tables import print_table
-from .train import INTERRUPTED, ConsoleReporter, make_progress
+from .train import ConsoleReporter, make_progress
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Directory train|validation|test/<class>/<picture>.  [default: synthetic pictures]",
-)
+@_options.data
 @click.option("--seed", "seeds", type=int, multiple=True, default=[0, 1, 2], show_default=True, help="Several.")
 @click.option("--epochs", type=int, default=LONG.epochs, show_default=True, help="Of every run.")
 @click.option("--batch-size", type=int, default=LONG.batch_size, show_default=True)
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default=TrainConfig.backend, show_default=True)
-@click.option("--device", default=TrainConfig.device, show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
-@click.option("--amp", is_flag=True, help="Compute in bfloat16; weights stay float32.")
+@_options.backend
+@_options.device
+@_options.threads
+@_options.amp
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -48,13 +44,8 @@ def command(seeds: tuple[int, ...], **settings: Any) -> None:
     """
     console = Console(highlight=False, markup=False)  # paths may have brackets
     keep_freed_memory()
-    try:
+    with _options.ending_in_a_line(console):
         outcomes, data = _study(TrainConfig(model="cnn", **settings), tuple(dict.fromkeys(seeds)), console)
-    except (ApparelError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on after the last complete epoch")
-        raise click.exceptions.Exit(INTERRUPTED) from None
     print_table(console, _table(outcomes, data))
     _write(outcomes, data, settings["out"])
 
@@ -113,7 +104,7 @@ def _write(outcomes: list[Outcome], data: ApparelData, out: Path) -> None:
         "test_pictures": len(data.test),
         "epochs": config.recipe.epochs,
         "batch_size": config.recipe.batch_size,
-        "device": outcomes[0].results[0].metrics()["device"],
+        "device": outcomes[0].results[0].device,
         "cures": {name: cure.summary for name, cure in CURES.items()},
         "outcomes": [outcome.as_json() for outcome in outcomes],
     }

@@ -15,7 +15,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..apparel.data import ApparelData, ApparelError, Split, load_image_folder, normalize
-from ..apparel.models import BACKENDS
 from ..apparel.synthetic import synthetic_data
 from ..apparel.trained import load_classifier
 from ..apparel.training import replacing, resolve_device
@@ -28,6 +27,7 @@ from ..equivariance import (
     equivariance_errors,
     shift_consistency,
 )
+from . import _options
 from ._tables import make_console, print_table
 
 SHIFTS = (0.5, 1.0, 2.0, 4.0, 8.0)  # pixels to the right
@@ -61,10 +61,8 @@ POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Identity, nn.BatchNorm2
 )
 @click.option("--repeats", type=int, default=5, show_default=True, help="Random pairs of shifts of each picture.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the pictures and their shifts.")
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="convops", show_default=True)
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto is cuda if there is one."
-)
+@_options.backend
+@_options.device
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for equivariance.json and equivariance.png.")
 def command(
     weights: Path, data: Path | None, pictures: int, max_shift: int, border: str, repeats: int, seed: int, backend: str,

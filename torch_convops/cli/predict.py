@@ -9,9 +9,9 @@ import click
 from rich.console import Console
 
 from ..apparel.data import ApparelError
-from ..apparel.models import BACKENDS
 from ..apparel.trained import load_classifier
 from ..apparel.training import resolve_device
+from . import _options
 
 
 @click.command()
@@ -24,8 +24,8 @@ from ..apparel.training import resolve_device
     help="The OUT of `convops train`, or the weights.pt in it.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Print so many classes.")
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="convops", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@_options.backend
+@_options.device
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture instead.")
 def command(images: tuple[Path, ...], weights: Path, top: int, backend: str, device: str, as_json: bool) -> None:
     """Print the most probable classes of photographs of any size and format.

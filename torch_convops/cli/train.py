@@ -13,21 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..apparel import distributed
-from ..apparel.data import ApparelData, ApparelError
-from ..apparel.models import BACKENDS
+from ..apparel.data import ApparelData
 from ..apparel.recipes import CURES, MODELS
 from ..apparel.training import EpochRecord, TrainConfig, TrainResult, best_epoch, keep_freed_memory, train
+from . import _options
 from ._tables import print_table
-
-INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Directory train|validation|test/<class>/<picture>.  [default: synthetic pictures]",
-)
+@_options.data
 @click.option(
     "--model",
     "models",
@@ -54,21 +48,10 @@ INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
     "[default: the recipe's]",
 )
 @click.option("--seed", type=int, default=TrainConfig.seed, show_default=True, help="Of all that is drawn.")
-@click.option(
-    "--backend",
-    type=click.Choice(list(BACKENDS)),
-    default=TrainConfig.backend,
-    show_default=True,
-    help="Whose convolution and pooling layers to use.",
-)
-@click.option(
-    "--device",
-    default=TrainConfig.device,
-    show_default=True,
-    help="cpu, cuda, cuda:1, ...; auto is cuda where there is one.",
-)
-@click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
-@click.option("--amp", is_flag=True, help="Compute in bfloat16; weights stay float32.")
+@_options.backend
+@_options.device
+@_options.threads
+@_options.amp
 @click.option("--compile", is_flag=True, help="torch.compile the training step.")
 @click.option(
     "--out",
@@ -93,13 +76,8 @@ def command(models: tuple[str, ...], **settings: Any) -> None:
     # Paths may have brackets; of several processes the first speaks.
     console = Console(highlight=False, markup=False, quiet=distributed.rank() != 0)
     keep_freed_memory()
-    try:
+    with _options.ending_in_a_line(console):
         results = _train_all(models, TrainConfig(**settings), console)
-    except (ApparelError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on after the last complete epoch")
-        raise click.exceptions.Exit(INTERRUPTED) from None
     if distributed.rank() == 0:
         print_table(console, _comparison(results))
 
