@@ -6,6 +6,7 @@ namespace convops {
 
 CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_winograd, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
 
@@ -22,6 +23,13 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        nullptr, conv2d_depthwise},
       {"implicit_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_implicit_gemm},
+      {"winograd",
+       [](const Conv2dProblem& problem) {
+         const Conv2dGeometry& g = problem.geometry;
+         const auto fits = [](const Axis& axis) { return axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1; };
+         return is_contraction(problem.pass) && problem.dtype == DType::float32 && fits(g.h) && fits(g.w) && g.C > 0;
+       },
+       nullptr, conv2d_winograd},
       {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,
        conv2d_grad_bias_kernel},
       {"fold", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::fold; }, nullptr, conv2d_fold},

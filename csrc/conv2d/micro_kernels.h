@@ -19,8 +19,8 @@ constexpr int kBlock = 2 * kLanes<T>;
 constexpr int kMaxScalars = kVectorRegisters == 32 ? 14 : 6;
 
 // out[j][:] = init[:] + sum over runs and their positions i of source[run.source + i + j * step] * weight[run.weight +
-// i][:] One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs.
-template <typename T, int kScalars>
+// i][:] One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs. With kAdd the sum is added to out.
+template <typename T, int kScalars, bool kAdd = false>
 void multiply_tile(
     const T* source, int64_t step, const Run* runs, int64_t run_count, const T* weight, const T* init, T* out,
     int64_t out_step) {
@@ -53,8 +53,9 @@ void multiply_tile(
   }
 #pragma GCC unroll 16
   for (int j = 0; j < kScalars; ++j) {
-    store(out + j * out_step, sum[j][0]);
-    store(out + j * out_step + lanes, sum[j][1]);
+    T* to = out + j * out_step;
+    store(to, kAdd ? load(to) + sum[j][0] : sum[j][0]);
+    store(to + lanes, kAdd ? load(to + lanes) + sum[j][1] : sum[j][1]);
   }
 }
 

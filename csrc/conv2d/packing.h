@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../common/algorithm.h"
 #include "../common/cpu.h"
 #include "../common/simd.h"
 #include "correlation.h"
@@ -19,10 +20,11 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-// Source channels of a group in equal blocks of at most 16.
+// Source channels of a group in blocks: equal ones of at most 16, or of a width of the caller's.
 struct ChannelBlocks {
   explicit ChannelBlocks(int64_t channels)
       : channels(channels), count(ceil_div(channels, 16)), width(count > 0 ? ceil_div(channels, count) : 0) {}
+  ChannelBlocks(int64_t channels, int64_t width) : channels(channels), count(ceil_div(channels, width)), width(width) {}
   int64_t padded() const { return count * width; }
 
   int64_t channels, count, width;
@@ -33,9 +35,10 @@ struct ColumnRun {
   int64_t slot, order, taps;
 };
 
-// The packed columns of the targets at base positions [begin, begin + count).
+// The packed columns of the targets at base positions [begin, begin + count), and after them `surplus` slots of zeros.
 struct TileColumns {
-  TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count) : begin(begin), count(count) {
+  TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count, int64_t surplus = 0)
+      : begin(begin), count(count) {
     // Stretches of neighbouring columns of one remainder. Taps so far apart that their stretches do not meet, as with
     // a large dilation, get stretches of their own, so that nothing unread is packed in between.
     struct Stretch {
@@ -85,6 +88,7 @@ struct TileColumns {
         }
       }
     }
+    for (int64_t i = 0; i < surplus; ++i) outside.push_back({slots++, -1});
     in_order = axis.source_step == 1 && stretches.size() == 1;
     for (const auto& phase : axis.phases) {
       std::vector<ColumnRun> phase_runs;
@@ -196,7 +200,7 @@ void pack_source(
   const int64_t stretch = columns.source_end - columns.source_begin;
   const int32_t* slot_of = columns.slot_of_source.data();
   // Whole rows of a channels_last image are already in packed order when no column is skipped or reordered.
-  const bool verbatim = c.channels_last && blocks.count == 1 && c.groups == 1 && columns.in_order;
+  const bool verbatim = c.channels_last && blocks.count == 1 && width == pixel && columns.in_order;
   for (int64_t block = 0; block < blocks.count; ++block) {
     const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
     for (const int64_t h : rows.source) {
