@@ -282,40 +282,45 @@ void pack_weight(
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t taps = c.h.kernel * c.w.kernel;
-  for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
-    const int64_t targets = std::clamp<int64_t>(c.target_channels - target - half, 0, lanes);
-    const auto put = [&](int64_t channel, int64_t tap, Vector<acc_t> values) {
-      if (layout.of_tap[tap] >= 0) store(panel + half + layout.of_channel[channel] + layout.of_tap[tap], values);
-    };
-    const scalar_t* from = weight + (target + half) * c.weight_target;
-    if (targets == 0 || c.weight_target == 1) {
-      for (int64_t i = 0; i < c.source_channels; ++i) {
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          const int64_t r = tap / c.w.kernel, s = tap % c.w.kernel;
-          put(i, tap, load_partial(from + i * c.weight_source + r * c.weight_row + s * c.weight_column, targets));
+  const auto put = [&](int64_t half, int64_t channel, int64_t tap, Vector<acc_t> values) {
+    if (layout.of_tap[tap] >= 0) store(panel + half + layout.of_channel[channel] + layout.of_tap[tap], values);
+  };
+  if (c.weight_target == 1) {
+    for (int64_t i = 0; i < c.source_channels; ++i) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t r = tap / c.w.kernel, s = tap % c.w.kernel;
+        const scalar_t* from = weight + target + i * c.weight_source + r * c.weight_row + s * c.weight_column;
+        // Each line of it is on another page.
+        for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
+          __builtin_prefetch(from + half + 4 * c.weight_source);
+          put(half, i, tap, load_partial(from + half, c.target_channels - target - half));
         }
       }
-    } else {
-      // For a fixed target the weight is contiguous over taps, over channels and taps, or over taps and channels.
-      const bool channels_inside = c.weight_source == 1 && c.weight_column != 1;
-      const bool channels_outside = c.weight_source == taps;
-      const int64_t outer = channels_inside || channels_outside ? 1 : c.source_channels;
-      const int64_t length = outer == 1 ? c.source_channels * taps : taps;
-      for (int64_t o = 0; o < outer; ++o) {
-        for (int64_t e = 0; e < length; e += lanes) {
-          transpose_tile(
-              from + o * c.weight_source + e, c.weight_target, targets, std::min<int64_t>(lanes, length - e),
-              [&](int64_t j, Vector<acc_t> values) {
-                const int64_t i = e + j;
-                if (outer != 1) {
-                  put(o, i, values);
-                } else if (channels_inside) {
-                  put(i % c.source_channels, i / c.source_channels, values);
-                } else {
-                  put(i / taps, i % taps, values);
-                }
-              });
-        }
+    }
+    return;
+  }
+  for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
+    const int64_t targets = std::clamp<int64_t>(c.target_channels - target - half, 0, lanes);
+    const scalar_t* from = weight + (target + half) * c.weight_target;
+    // For a fixed target the weight is contiguous over taps, over channels and taps, or over taps and channels.
+    const bool channels_inside = c.weight_source == 1 && c.weight_column != 1;
+    const bool channels_outside = c.weight_source == taps;
+    const int64_t outer = channels_inside || channels_outside ? 1 : c.source_channels;
+    const int64_t length = outer == 1 ? c.source_channels * taps : taps;
+    for (int64_t o = 0; o < outer; ++o) {
+      for (int64_t e = 0; e < length; e += lanes) {
+        transpose_tile(
+            from + o * c.weight_source + e, c.weight_target, targets, std::min<int64_t>(lanes, length - e),
+            [&](int64_t j, Vector<acc_t> values) {
+              const int64_t i = e + j;
+              if (outer != 1) {
+                put(half, o, i, values);
+              } else if (channels_inside) {
+                put(half, i % c.source_channels, i / c.source_channels, values);
+              } else {
+                put(half, i / taps, i % taps, values);
+              }
+            });
       }
     }
   }

@@ -32,8 +32,12 @@ constexpr int64_t kWinogradChannels = 128;
 // Tiles of all target planes in the order in which they are worked on: units of a few tiles side by side, down the
 // plane, then to the right, then to the next image.
 struct WinogradGrid {
-  explicit WinogradGrid(const CorrelationAxis& h, const CorrelationAxis& w, int64_t N)
-      : rows(ceil_div(h.target, kWinogradOutputs)) {
+  struct Unit {
+    int64_t n, row, column, width;  // row and column of its first target, width in targets
+  };
+
+  WinogradGrid(const CorrelationAxis& h, const CorrelationAxis& w, int64_t N)
+      : rows(ceil_div(h.target, kWinogradOutputs)), target_width(w.target) {
     constexpr int64_t kMostTiles = 56;
     const int64_t columns = ceil_div(w.target, kWinogradOutputs);
     ranges = ceil_div(columns, kMostTiles);
@@ -41,73 +45,155 @@ struct WinogradGrid {
     units = N * ranges * rows;
   }
 
-  int64_t rows, ranges, width, units;  // width: tiles of a unit
+  Unit unit(int64_t i) const {
+    const int64_t column = i / rows % ranges * width * kWinogradOutputs;
+    return {
+        i / (rows * ranges), i % rows * kWinogradOutputs, column,
+        std::min(width * kWinogradOutputs, target_width - column)};
+  }
+
+  int64_t rows, ranges, width, units, target_width;  // width: tiles of a unit
 };
 
-// Units [unit, unit + rows) of a grid that lie below each other in one image, and how to pack what they read.
-struct WinogradSegment {
-  WinogradSegment(
-      const CorrelationAxis& h, const CorrelationAxis& w, const WinogradGrid& grid, int64_t unit, int64_t end)
-      : n(unit / (grid.rows * grid.ranges)),
-        row(unit % grid.rows),
-        column(unit / grid.rows % grid.ranges * grid.width),
-        count(std::min(end - unit, grid.rows - row)),
-        width(std::min(grid.width * kWinogradOutputs, w.target - column * kWinogradOutputs)),
-        rows(h, row * kWinogradOutputs, std::min(count * kWinogradOutputs, h.target - row * kWinogradOutputs)),
-        columns(w, column * kWinogradOutputs, width, grid.width * kWinogradOutputs - width) {
-    const int64_t first = h.phases[0].front().offset, last = h.phases[0].back().offset;
-    for (int64_t i = 0; i < count * kWinogradOutputs + last - first; ++i) {
-      const bool read = i < rows.count + last - first;
-      slots.push_back(read ? rows.slot(row * kWinogradOutputs + first + i) : -1);
+// Where transformed tiles go: [point][block][tile][kVectors vectors of channels].
+template <int kVectors>
+struct PointLayout {
+  PointLayout(int64_t tiles, int64_t vectors)
+      : tiles(tiles), point_step(ceil_div(vectors, kVectors) * tiles * kStep + kPointGap) {}
+  static int64_t size(int64_t tiles, int64_t vectors) { return kPoints * PointLayout(tiles, vectors).point_step; }
+  int64_t at(int64_t vector, int64_t tile) const {
+    return (vector / kVectors * tiles + tile) * kStep + vector % kVectors * kLanes<float>;
+  }
+
+  static constexpr int64_t kStep = kVectors * kLanes<float>;
+  int64_t tiles, point_step;
+};
+
+// One vector of a tile's channels, of which `count` exist: pixel (a, b) is at rows[a] + b * column_step.
+template <typename Transform, bool kPartial>
+CONVOPS_INLINE void transform_channels(
+    const float* const (&rows)[Transform::inputs], int64_t column_step, int64_t count, int64_t point_step, float* to) {
+  transform_tile<Transform, Vector<float>>(
+      [&](int a, int b) CONVOPS_INLINE_LAMBDA {
+        const float* from = rows[a] + b * column_step;
+        return kPartial ? load_partial(from, count) : load(from);
+      },
+      [&](int a, int b, Vector<float> value)
+          CONVOPS_INLINE_LAMBDA { store(to + (a * Transform::outputs + b) * point_step, value); });
+}
+
+// Transforms the tiles of units of one group: of a contiguous image an item is a vector of channels of all units, of a
+// channels_last one a unit of all channels, so that either way memory is read in the order in which it lies.
+template <typename Transform, int kVectors>
+class TileTransform {
+ public:
+  // image: the group's first channel in the first image; channels: of which `first` is the first to be transformed.
+  TileTransform(
+      const float* image, const Correlation& c, const WinogradGrid& grid, int64_t begin, int64_t end, int64_t first,
+      int64_t channels)
+      : c_(c),
+        grid_(grid),
+        image_(image + first * (c.channels_last ? 1 : c.h.source * c.w.source)),
+        begin_(begin),
+        end_(end),
+        channels_(channels),
+        vectors_(ceil_div(channels, lanes)),
+        row_offset_(c.h.phases[0].front().offset),
+        column_offset_(c.w.phases[0].front().offset) {}
+
+  int64_t items() const { return c_.channels_last ? end_ - begin_ : vectors_; }
+
+  void run(int64_t item, const PointLayout<kVectors>& layout, float* to) const {
+    if (c_.channels_last) {
+      transform_unit(item, layout, to);
+    } else {
+      transform_planes(item, layout, to);
     }
   }
 
-  int64_t n, row, column, count, width;  // row and column in tiles, width in targets
-  TileRows rows;
-  TileColumns columns;
-  std::vector<int64_t> slots;  // packed rows by position, -1: zeros
-};
+ private:
+  static constexpr int64_t lanes = kLanes<float>;
+  static constexpr int n = Transform::inputs;
 
-inline std::vector<WinogradSegment> winograd_segments(
-    const CorrelationAxis& h, const CorrelationAxis& w, const WinogradGrid& grid, int64_t begin, int64_t end) {
-  std::vector<WinogradSegment> segments;
-  for (int64_t unit = begin; unit < end; unit += segments.back().count) segments.emplace_back(h, w, grid, unit, end);
-  return segments;
-}
+  // What target position i reads first, and behind the last target's reads: nothing, as outside the image.
+  static int64_t pixel(const CorrelationAxis& axis, int64_t position, int64_t offset) {
+    const int64_t end = axis.target + axis.kernel - 1;
+    return position < end ? axis.pixel(position + offset) : -1;
+  }
 
-// Transforms one vector of channels, from `first` on, of the tiles of some segments: to[point * point_step + tile *
-// tile_step]. image is the group's first channel in the first image.
-template <typename Transform>
-void transform_tiles(
-    const float* image, const Correlation& c, const WinogradGrid& grid, const std::vector<WinogradSegment>& segments,
-    int64_t first, int64_t point_step, int64_t tile_step, float* to) {
-  constexpr int lanes = kLanes<float>;
-  const int64_t plane = c.h.source * c.w.source;
-  ChannelBlocks block(std::min<int64_t>(lanes, c.source_channels - first), lanes);
-  for (const WinogradSegment& segment : segments) {
-    const int64_t pitch = segment.columns.slots * lanes, rows = static_cast<int64_t>(segment.rows.source.size());
-    const Scratch<float> packed((rows + 1) * pitch);
-    pack_source(
-        image + segment.n * c.groups * c.source_channels * plane + first * (c.channels_last ? 1 : plane), c, block,
-        segment.rows, segment.columns, packed.data());
-    float* const zeros = packed.data() + rows * pitch;
-    std::fill_n(zeros, pitch, 0.0f);
-    for (int64_t i = 0; i < segment.count; ++i) {
-      const float* row[Transform::inputs];
-      for (int a = 0; a < Transform::inputs; ++a) {
-        const int64_t slot = segment.slots[i * kWinogradOutputs + a];
-        row[a] = slot < 0 ? zeros : packed.data() + slot * pitch;
+  // Tiles inside the image are read where they are, the others from a copy with their border.
+  void transform_unit(int64_t item, const PointLayout<kVectors>& layout, float* to) const {
+    const int64_t C = c_.groups * c_.source_channels, W = c_.w.source, padded = vectors_ * lanes;
+    const auto unit = grid_.unit(begin_ + item);
+    const float* image = image_ + unit.n * c_.h.source * W * C;
+    const Scratch<float> patch(n * n * padded);
+    for (int64_t j = 0; j < grid_.width; ++j) {
+      const int64_t row = unit.row + row_offset_, column = unit.column + j * kWinogradOutputs + column_offset_;
+      const bool inside = row >= 0 && row + n <= c_.h.source && column >= 0 && column + n <= W;
+      const float* rows[n];
+      if (inside) {
+        for (int a = 0; a < n; ++a) rows[a] = image + ((row + a) * W + column) * C;
+      } else {
+        for (int a = 0; a < n; ++a) {
+          rows[a] = patch.data() + a * n * padded;
+          const int64_t h = pixel(c_.h, unit.row + a, row_offset_);
+          for (int b = 0; b < n; ++b) {
+            float* copy = patch.data() + (a * n + b) * padded;
+            const int64_t w = pixel(c_.w, column - column_offset_ + b, column_offset_);
+            const int64_t count = h < 0 || w < 0 ? 0 : channels_;
+            std::copy_n(image + (h * W + w) * C, count, copy);
+            std::fill_n(copy + count, padded - count, 0.0f);
+          }
+        }
       }
-      for (int64_t j = 0; j < grid.width; ++j) {
-        transform_tile<Transform, Vector<float>>(
-            [&](int a, int b) CONVOPS_INLINE_LAMBDA { return load(row[a] + (j * kWinogradOutputs + b) * lanes); },
-            [&](int a, int b, Vector<float> value)
-                CONVOPS_INLINE_LAMBDA { store(to + (a * Transform::outputs + b) * point_step, value); });
-        to += tile_step;
+      for (int64_t vector = 0; vector < vectors_; ++vector) {
+        const int64_t count = inside ? std::min(lanes, channels_ - vector * lanes) : lanes;
+        float* point = to + layout.at(vector, item * grid_.width + j);
+        if (count == lanes) {
+          transform_channels<Transform, false>(rows, inside ? C : padded, count, layout.point_step, point);
+        } else {
+          transform_channels<Transform, true>(rows, C, count, layout.point_step, point);
+        }
+        for (const float*& from : rows) from += lanes;
       }
     }
   }
-}
+
+  // Rows of a vector of channels are transposed to [row][column][channel] first.
+  void transform_planes(int64_t item, const PointLayout<kVectors>& layout, float* to) const {
+    const int64_t plane = c_.h.source * c_.w.source;
+    const ChannelBlocks block(std::min(lanes, channels_ - item * lanes), lanes);
+    for (int64_t unit = begin_, count = 0; unit < end_; unit += count) {
+      count = std::min(end_ - unit, grid_.rows - unit % grid_.rows);
+      const auto first = grid_.unit(unit);
+      const TileRows rows(c_.h, first.row, std::min(count * kWinogradOutputs, c_.h.target - first.row));
+      const TileColumns columns(c_.w, first.column, first.width, grid_.width * kWinogradOutputs - first.width);
+      const int64_t pitch = columns.slots * lanes, packed_rows = static_cast<int64_t>(rows.source.size());
+      const Scratch<float> packed((packed_rows + 1) * pitch);
+      pack_source(
+          image_ + (first.n * c_.groups * c_.source_channels + item * lanes) * plane, c_, block, rows, columns,
+          packed.data());
+      std::fill_n(packed.data() + packed_rows * pitch, pitch, 0.0f);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* from[n];
+        for (int a = 0; a < n; ++a) {
+          const int64_t h = pixel(c_.h, first.row + i * kWinogradOutputs + a, row_offset_);
+          from[a] = packed.data() + (h < 0 ? packed_rows : rows.slot_of_source[h]) * pitch;
+        }
+        for (int64_t j = 0; j < grid_.width; ++j) {
+          transform_channels<Transform, false>(
+              from, lanes, lanes, layout.point_step, to + layout.at(item, (unit - begin_ + i) * grid_.width + j));
+          for (const float*& row : from) row += kWinogradOutputs * lanes;
+        }
+      }
+    }
+  }
+
+  const Correlation& c_;
+  const WinogradGrid& grid_;
+  const float* image_;
+  int64_t begin_, end_, channels_, vectors_, row_offset_, column_offset_;
+};
 
 // Whether some lane of a value was Inf or NaN: those of finite values subtracted from themselves are 0.
 class FiniteCheck {
@@ -151,7 +237,7 @@ inline bool winograd_correlate(
     const Conv2dProblem& problem, const float* source, const float* weight, const float* bias, float* target) {
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
   // The transformed weight is made once if it is no larger than this, and anew for each block of tiles otherwise.
-  constexpr int64_t kMostWeights = 6 << 20, kTileBytes = 1 << 20, kLeastTiles = 56;
+  constexpr int64_t kMostWeights = 6 << 20, kTileBytes = 1 << 20, kLeastTiles = 56, kLeastTilesEach = 128;
   Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
   order_taps(c.h);
   order_taps(c.w);
@@ -186,21 +272,22 @@ inline bool winograd_correlate(
 
   const WinogradGrid grid(c.h, c.w, c.N);
   const int64_t bytes = kPoints * (channels.padded() + block) * sizeof(float);
-  const int64_t most = std::max<int64_t>(1, std::max(kTileBytes / bytes, kLeastTiles) / grid.width);
+  const int64_t most =
+      std::max<int64_t>(1, std::max(kTileBytes / bytes, once ? kLeastTiles : kLeastTilesEach) / grid.width);
   const int64_t blocks = std::min(grid.units, ceil_div(ceil_div(grid.units, most), thread_count()) * thread_count());
   const int64_t tasks_each = std::clamp<int64_t>(ceil_div(2 * thread_count(), c.groups * blocks), 1, target_blocks);
   const int64_t most_tiles = ceil_div(grid.units, blocks) * grid.width;
+  using Points = PointLayout<1>;
+  using Products = PointLayout<2>;
   const int64_t source_plane = c.h.source * c.w.source, H = c.h.target, W = c.w.target, target_plane = H * W;
   const int64_t target_pixel = c.groups * c.target_channels;
   std::atomic<bool> finite = true;
   parallel_for(c.groups * blocks * tasks_each, multiplications(problem.geometry), [&](int64_t begin, int64_t end) {
-    const Scratch<float> points(kPoints * (most_tiles * channels.padded() + kPointGap));
-    const Scratch<float> products(kPoints * (most_tiles * block + kPointGap));
+    const Scratch<float> points(Points::size(most_tiles, channels.count)), products(Products::size(most_tiles, 2));
     const Scratch<float> panel(once ? 0 : layout.size), own_weights(once ? 0 : weights.chunk_step);
     const Scratch<float> rows(kWinogradOutputs * grid.width * kWinogradOutputs * block);
     const Scratch<float> zeros(block);
     std::fill_n(zeros.data(), block, 0.0f);
-    std::vector<WinogradSegment> segments;
     FiniteCheck check;
     int64_t packed = -1;  // the block of tiles and group that points holds
     for (int64_t task = begin; task < end; ++task) {
@@ -208,15 +295,14 @@ inline bool winograd_correlate(
                     group = task / (tasks_each * blocks);
       const int64_t unit = tile_block * grid.units / blocks, last_unit = (tile_block + 1) * grid.units / blocks;
       const int64_t tiles = (last_unit - unit) * grid.width;
-      const int64_t point_step = tiles * channels.padded() + kPointGap, product_step = tiles * block + kPointGap;
+      const Points layout_of_points(tiles, channels.count);
+      const int64_t point_step = layout_of_points.point_step, product_step = Products(tiles, 2).point_step;
       if (packed != task / tasks_each) {
         packed = task / tasks_each;
-        segments = winograd_segments(c.h, c.w, grid, unit, last_unit);
-        for (int64_t b = 0; b < channels.count; ++b) {
-          transform_tiles<WinogradInput>(
-              source + group * c.source_channels * (c.channels_last ? 1 : source_plane), c, grid, segments, b * lanes,
-              point_step, lanes, points.data() + b * tiles * lanes);
-        }
+        const TileTransform<WinogradInput, 1> transform(
+            source + group * c.source_channels * (c.channels_last ? 1 : source_plane), c, grid, unit, last_unit, 0,
+            c.source_channels);
+        for (int64_t i = 0; i < transform.items(); ++i) transform.run(i, layout_of_points, points.data());
       }
       const int64_t step = ceil_div(tiles, ceil_div(tiles, kMaxScalars));
       for (int64_t k = share * target_blocks / tasks_each; k < (share + 1) * target_blocks / tasks_each; ++k) {
@@ -251,30 +337,27 @@ inline bool winograd_correlate(
         const int64_t channel = group * c.target_channels + k * block;
         const int64_t targets = std::min(block, c.target_channels - k * block);
         const float* from = products.data();
-        for (const WinogradSegment& segment : segments) {
-          for (int64_t i = 0; i < segment.count; ++i) {
-            const int64_t row_step = grid.width * kWinogradOutputs * block;
-            for (int64_t j = 0; j < grid.width; ++j, from += block) {
-              for (int64_t half = 0; half < block; half += lanes) {
-                const Vector<float> start =
-                    bias == nullptr ? Vector<float>{} : load_partial(bias + channel + half, targets - half);
-                transform_tile<WinogradOutput, Vector<float>>(
-                    [&](int a, int b)
-                        CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradPoints + b) * product_step + half); },
-                    [&](int a, int b, Vector<float> value) CONVOPS_INLINE_LAMBDA {
-                      check.add(value);
-                      store(rows.data() + a * row_step + (j * kWinogradOutputs + b) * block + half, value + start);
-                    });
-              }
+        for (int64_t i = unit; i < last_unit; ++i) {
+          const int64_t row_step = grid.width * kWinogradOutputs * block;
+          for (int64_t j = 0; j < grid.width; ++j, from += block) {
+            for (int64_t half = 0; half < block; half += lanes) {
+              const Vector<float> start =
+                  bias == nullptr ? Vector<float>{} : load_partial(bias + channel + half, targets - half);
+              transform_tile<WinogradOutput, Vector<float>>(
+                  [&](int a, int b)
+                      CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradPoints + b) * product_step + half); },
+                  [&](int a, int b, Vector<float> value) CONVOPS_INLINE_LAMBDA {
+                    check.add(value);
+                    store(rows.data() + a * row_step + (j * kWinogradOutputs + b) * block + half, value + start);
+                  });
             }
-            for (int64_t a = 0; a < kWinogradOutputs; ++a) {
-              const int64_t h = (segment.row + i) * kWinogradOutputs + a, w = segment.column * kWinogradOutputs;
-              if (h >= H) break;
-              float* to = target + segment.n * target_pixel * target_plane +
-                          (c.channels_last ? (h * W + w) * target_pixel + channel : channel * target_plane + h * W + w);
-              write_row(
-                  rows.data() + a * row_step, segment.width, targets, c.channels_last, target_pixel, target_plane, to);
-            }
+          }
+          const auto [n, row, w, width] = grid.unit(i);
+          for (int64_t h = row; h < std::min(row + kWinogradOutputs, H); ++h) {
+            float* to = target + n * target_pixel * target_plane +
+                        (c.channels_last ? (h * W + w) * target_pixel + channel : channel * target_plane + h * W + w);
+            write_row(
+                rows.data() + (h - row) * row_step, width, targets, c.channels_last, target_pixel, target_plane, to);
           }
         }
       }
@@ -289,7 +372,7 @@ inline bool winograd_correlate(
 inline bool winograd_grad_weight(
     const Conv2dGeometry& geometry, const float* input, const float* grad_output, float* weight) {
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
-  constexpr int64_t kTileBytes = 4 << 20, kSumBytes = 16 << 20;
+  constexpr int64_t kPointBytes = 6 << 20, kSumBytes = 16 << 20, kCachedBytes = 2 << 20, kMostTiles = 224;
   Correlation c = make_correlation(geometry, false);
   order_taps(c.h);
   order_taps(c.w);
@@ -302,18 +385,23 @@ inline bool winograd_grad_weight(
   const ChannelBlocks channels(c.source_channels, lanes);
   const PanelLayout<float> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
-  const int64_t sum_size = kPoints * lanes * block;  // of a block of channels and one of targets
-  const int64_t slab =
-      std::clamp<int64_t>(kSumBytes / (channels.count * sum_size * int64_t(sizeof(float))), 1, target_blocks);
-
   const WinogradGrid grid(c.h, c.w, c.N);
-  const int64_t tile_bytes = kPoints * (channels.padded() + slab * block) * sizeof(float);
-  const int64_t most = std::max<int64_t>(1, std::max<int64_t>(kTileBytes / tile_bytes, 56) / grid.width);
-  const int64_t blocks = ceil_div(grid.units, most),
-                most_tiles = ceil_div(grid.units, std::max<int64_t>(blocks, 1)) * grid.width;
-  const Scratch<float> points(kPoints * (most_tiles * channels.padded() + kPointGap));
-  const Scratch<float> gradients(slab * kPoints * (most_tiles * block + kPointGap));
-  const Scratch<float> sums(slab * channels.count * sum_size);
+  const auto size = [](int64_t floats) { return kPoints * floats * int64_t(sizeof(float)); };
+  const int64_t most = std::clamp<int64_t>(kPointBytes / size(channels.padded()), 1, kMostTiles);
+  const int64_t blocks = ceil_div(grid.units, std::max<int64_t>(1, most / grid.width));
+  const int64_t most_tiles = ceil_div(grid.units, std::max<int64_t>(blocks, 1)) * grid.width;
+  // Targets whose sums, [point][block of targets][block of channels][channel][target], are kept at a time: few while
+  // the transformed input can be kept for the next ones, else many, since it is made anew for each slab.
+  const int64_t slab = std::clamp<int64_t>(
+      blocks == 1 ? kCachedBytes / size((channels.padded() + most_tiles) * block)
+                  : kSumBytes / size(channels.padded() * block),
+      1, target_blocks);
+  const int64_t sum_step = slab * channels.padded() * block + kPointGap;
+  using Points = PointLayout<1>;
+  using Gradients = PointLayout<2>;
+  const Scratch<float> points(Points::size(most_tiles, channels.count)),
+      gradients(Gradients::size(most_tiles, 2 * slab));
+  const Scratch<float> sums(kPoints * sum_step);
   const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
   const int64_t work = multiplications(geometry);
   std::atomic<bool> finite = true;
@@ -322,63 +410,63 @@ inline bool winograd_grad_weight(
     const float* g = grad_output + group * c.target_channels * (c.channels_last ? 1 : target_plane);
     for (int64_t k0 = 0; k0 < target_blocks; k0 += slab) {
       const int64_t k_count = std::min(slab, target_blocks - k0);
-      const int64_t vectors = ceil_div(std::min(k_count * block, c.target_channels - k0 * block), lanes);
-      std::fill_n(sums.data(), k_count * channels.count * sum_size, 0.0f);
+      std::fill_n(sums.data(), kPoints * sum_step, 0.0f);
       for (int64_t tile_block = 0; tile_block < blocks; ++tile_block) {
         const int64_t unit = tile_block * grid.units / blocks, last_unit = (tile_block + 1) * grid.units / blocks;
         const int64_t tiles = (last_unit - unit) * grid.width;
-        const int64_t point_step = tiles * channels.padded() + kPointGap, gradient_step = tiles * block + kPointGap;
-        const auto segments = winograd_segments(c.h, c.w, grid, unit, last_unit);
-        const auto gradient_segments = winograd_segments(same.h, same.w, grid, unit, last_unit);
-        parallel_for(
-            channels.count + k_count * 2, work / std::max<int64_t>(1, blocks), [&](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) {
-                if (i < channels.count) {
-                  transform_tiles<WinogradInput>(
-                      x, c, grid, segments, i * lanes, point_step, lanes, points.data() + i * tiles * lanes);
-                } else {
-                  const int64_t vector = i - channels.count;
-                  float* to = gradients.data() + vector / 2 * kPoints * gradient_step + vector % 2 * lanes;
-                  if (vector < vectors) {
-                    transform_tiles<WinogradGradOutput>(
-                        g, same, grid, gradient_segments, k0 * block + vector * lanes, gradient_step, block, to);
-                  } else {
-                    for (int64_t j = 0; j < kPoints * tiles; ++j)
-                      store(to + j / tiles * gradient_step + j % tiles * block, Vector<float>{});
-                  }
+        const Points layout_of_points(tiles, channels.count);
+        const Gradients layout_of_gradients(tiles, 2 * k_count);
+        if (blocks > 1 || k0 == 0) {
+          const TileTransform<WinogradInput, 1> transform(x, c, grid, unit, last_unit, 0, c.source_channels);
+          parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_points, points.data());
+          });
+        }
+        const int64_t targets = std::min(k_count * block, c.target_channels - k0 * block);
+        const TileTransform<WinogradGradOutput, 2> transform(g, same, grid, unit, last_unit, k0 * block, targets);
+        parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_gradients, gradients.data());
+        });
+        if (ceil_div(targets, lanes) % 2 != 0) {  // half a block of targets does not exist
+          for (int64_t i = 0; i < kPoints * tiles; ++i) {
+            store(
+                gradients.data() + i / tiles * layout_of_gradients.point_step +
+                    layout_of_gradients.at(2 * k_count - 1, i % tiles),
+                Vector<float>{});
+          }
+        }
+        parallel_for(kPoints, work / blocks, [&](int64_t begin, int64_t end) {
+          const int64_t step = ceil_div(lanes, ceil_div(lanes, kMaxScalars));
+          for (int64_t point = begin; point < end; ++point) {
+            float* to = sums.data() + point * sum_step;
+            for (int64_t k = 0; k < k_count; ++k) {
+              const float* gradient =
+                  gradients.data() + point * layout_of_gradients.point_step + layout_of_gradients.at(2 * k, 0);
+              for (int64_t b = 0; b < channels.count; ++b) {
+                const float* row = points.data() + point * layout_of_points.point_step + layout_of_points.at(b, 0);
+                for (int64_t m = 0; m < lanes; m += step, to += step * block) {
+                  const auto multiply =
+                      select_instance<kMaxScalars>(step, []<int N>() { return &accumulate_outer<float, N>; });
+                  multiply(&row, m, lanes, gradient, tiles, 1, tiles, to);
                 }
-              }
-            });
-        parallel_for(k_count * channels.count, work / std::max<int64_t>(1, blocks), [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            const int64_t k = i / channels.count, b = i % channels.count;
-            const int64_t step = ceil_div(lanes, ceil_div(lanes, kMaxScalars));
-            for (int point = 0; point < kPoints; ++point) {
-              const float* row = points.data() + point * point_step + b * tiles * lanes;
-              for (int64_t m = 0; m < lanes; m += step) {
-                select_instance<kMaxScalars>(
-                    std::min(step, lanes - m), []<int N>() { return &accumulate_outer<float, N>; })(
-                    &row, m, lanes, gradients.data() + (k * kPoints + point) * gradient_step, tiles, 1, tiles,
-                    sums.data() + (i * kPoints + point) * lanes * block + m * block);
               }
             }
           }
         });
       }
-      parallel_for(k_count, k_count * channels.count * sum_size, [&](int64_t begin, int64_t end) {
+      parallel_for(k_count, kPoints * sum_step, [&](int64_t begin, int64_t end) {
         const Scratch<float> panel(layout.size);
         FiniteCheck check;
         for (int64_t k = begin; k < end; ++k) {
           for (int64_t i = 0; i < channels.padded() * block; i += lanes) {
-            const int64_t b = i / (lanes * block), at = i % (lanes * block);
-            const float* from = sums.data() + (k * channels.count + b) * sum_size + at;
-            float* to = panel.data() + b * kWinogradTaps * kWinogradTaps * lanes * block + at;
+            const int64_t size = lanes * block, taps = kWinogradTaps * kWinogradTaps;
+            const float* from = sums.data() + k * channels.padded() * block + i;
+            float* to = panel.data() + i / size * taps * size + i % size;
             transform_tile<WinogradGradWeight, Vector<float>>(
-                [&](int r, int s)
-                    CONVOPS_INLINE_LAMBDA { return load(from + (r * kWinogradPoints + s) * lanes * block); },
+                [&](int r, int s) CONVOPS_INLINE_LAMBDA { return load(from + (r * kWinogradPoints + s) * sum_step); },
                 [&](int r, int s, Vector<float> value) CONVOPS_INLINE_LAMBDA {
                   check.add(value);
-                  store(to + (r * kWinogradTaps + s) * lanes * block, value);
+                  store(to + (r * kWinogradTaps + s) * size, value);
                 });
           }
           unpack_weight(panel.data(), c, layout, (k0 + k) * block, weight + group * c.weight_group);
