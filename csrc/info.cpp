@@ -1,10 +1,15 @@
 // What the library can say about itself without a tensor: how it was built and which algorithms it has.
 // Plain C functions, read through ctypes.
+#include <algorithm>
 #include <exception>
 #include <string>
 
 #include "common/algorithm.h"
 #include "common/cpu.h"
+#include "conv2d/conv2d_cost.h"
+
+#define CONVOPS_ISA baseline
+#include "conv2d/winograd_transforms.h"
 
 #define CONVOPS_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -39,6 +44,15 @@ const char* choice_text(const Choose& choose) {
     text.assign("error: ").append(error.what());
   }
   return text.c_str();
+}
+
+template <typename Transform>
+int winograd_transform(const double* from, double* to) {
+  double line[Transform::inputs], result[Transform::outputs];
+  std::copy_n(from, Transform::inputs, line);
+  Transform::template apply<double>(line, result);
+  std::copy_n(result, Transform::outputs, to);
+  return Transform::outputs;
 }
 
 }  // namespace
@@ -100,4 +114,21 @@ CONVOPS_EXPORT const char* torch_convops_pool2d_choice(
     const MaxPool2dProblem problem{static_cast<MaxPool2dPass>(pass), static_cast<DType>(dtype), geometry};
     return choose_algorithm(op, CONVOPS_ALGORITHMS_ON(max_pool2d, cuda), problem, "auto").name;
   });
+}
+
+// Sets whether "auto" may take Winograd's algorithm; returns whether it might before.
+CONVOPS_EXPORT int torch_convops_allow_winograd(int allowed) {
+  return convops::winograd_allowed().exchange(allowed != 0);
+}
+
+// Applies a matrix of conv2d/winograd_transforms.h to a line of up to 6 values; returns how many it makes.
+CONVOPS_EXPORT int torch_convops_winograd_transform(const char* name, const double* from, double* to) {
+  using namespace convops;
+  const std::string_view wanted(name);
+  if (wanted == "input") return winograd_transform<baseline::WinogradInput>(from, to);
+  if (wanted == "weight") return winograd_transform<baseline::WinogradWeight>(from, to);
+  if (wanted == "output") return winograd_transform<baseline::WinogradOutput>(from, to);
+  if (wanted == "grad_output") return winograd_transform<baseline::WinogradGradOutput>(from, to);
+  if (wanted == "grad_weight") return winograd_transform<baseline::WinogradGradWeight>(from, to);
+  return 0;
 }

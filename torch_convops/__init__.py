@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import nn
 from ._convert import Conversion, convert, revert
-from ._library import BuildInfo, algorithms, build_info
+from ._library import BuildInfo, algorithms, allow_winograd, build_info
 from ._override import Override, override
 from .ops import (
     adaptive_avg_pool2d,
@@ -40,6 +40,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "algorithms",
+    "allow_winograd",
     "avg_pool2d",
     "avg_pool2d_choice",
     "binomial_filter",

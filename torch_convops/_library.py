@@ -64,7 +64,7 @@ def build_info() -> BuildInfo:
 
 
 def algorithms(operator: str, device: str = "cpu") -> list[str]:
-    """Returns the names of an operator's algorithms, in the order in which ``"auto"`` prefers them.
+    """Returns the names of an operator's algorithms, of which ``"auto"`` takes the one that it expects to be fastest.
 
     Args:
         operator: ``"conv2d"``, ``"max_pool2d"``, ``"avg_pool2d"`` or ``"max_unpool2d"``; the others are built on these.
@@ -74,6 +74,44 @@ def algorithms(operator: str, device: str = "cpu") -> list[str]:
     if not names and operator not in OPERATORS:
         raise ValueError(f"operator must be one of {', '.join(map(repr, OPERATORS))}, got {operator!r}")
     return names.split(",") if names else []
+
+
+class allow_winograd:
+    """Sets whether ``"auto"`` may take Winograd's algorithm for convolutions of float32 on the CPU; at first it may.
+
+    F(4x4, 3x3) does a 3x3 convolution of stride 1 and its gradients with a quarter of the multiplications and rounds
+    more coarsely: the error against float64 is at most 5e-6 in relative Euclidean norm (2e-6 for 512 channels of normal
+    data), where summing products as the definition does errs by 2e-7. Other dtypes never use it. It is for the whole
+    process, all threads, and for what ``torch.compile`` and ``torch.export`` have traced before, too;
+    ``algorithm="winograd"`` does not ask. As a context manager it sets back what was there when it was made::
+
+        torch_convops.allow_winograd(False)
+        with torch_convops.allow_winograd(False):
+            ...
+
+    S. Winograd, *Arithmetic Complexity of Computations*, 1980; A. Lavin and S. Gray, arXiv:1509.09308.
+
+    Args:
+        allowed: whether it may.
+    """
+
+    def __init__(self, allowed: bool) -> None:
+        if not isinstance(allowed, bool):
+            raise TypeError(f"allow_winograd: allowed must be a bool, got {allowed!r}")
+        self.previous = bool(_library.torch_convops_allow_winograd(int(allowed)))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        _library.torch_convops_allow_winograd(int(self.previous))
+
+
+def winograd_transform(name: str, line: Sequence[float]) -> list[float]:
+    """One of Winograd's matrices times a line; see ``torch_convops_winograd_transform`` in csrc/info.cpp."""
+    source, target = (ctypes.c_double * 6)(*line), (ctypes.c_double * 6)()
+    count = _library.torch_convops_winograd_transform(name.encode(), source, target)
+    return list(target[:count])
 
 
 def _chosen(name: str) -> str:

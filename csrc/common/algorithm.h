@@ -114,6 +114,7 @@ struct Algorithm {
   bool (*supports)(const Problem&);
   int64_t (*workspace)(const Problem&);  // bytes; null: none
   void (*run)(const Problem&, const Arguments&);
+  double (*cost)(const Problem&) = nullptr;  // about the time it takes, in a unit of its list's; null: none
 };
 
 using Conv2dAlgorithm = Algorithm<Conv2dProblem, Conv2dArguments>;
@@ -121,7 +122,7 @@ using MaxPool2dAlgorithm = Algorithm<MaxPool2dProblem, MaxPool2dArguments>;
 using AvgPool2dAlgorithm = Algorithm<AvgPool2dProblem, AvgPool2dArguments>;
 using MaxUnpool2dAlgorithm = Algorithm<MaxUnpool2dProblem, MaxUnpool2dArguments>;
 
-// One list per operator and device, best first: "auto" takes the first that supports the problem.
+// One list per operator and device: of those that support the problem "auto" takes the cheapest, the first of several.
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms();
 std::span<const MaxPool2dAlgorithm> max_pool2d_cpu_algorithms();
 std::span<const AvgPool2dAlgorithm> avg_pool2d_cpu_algorithms();
@@ -141,15 +142,23 @@ template <typename Problem, typename Arguments>
 const Algorithm<Problem, Arguments>& choose_algorithm(
     const char* op, std::span<const Algorithm<Problem, Arguments>> algorithms, const Problem& problem,
     std::string_view wanted) {
-  std::string known;
+  const Algorithm<Problem, Arguments>* best = nullptr;
+  double least = 0;
   for (const auto& algorithm : algorithms) {
-    if (wanted == "auto" ? algorithm.supports(problem) : wanted == algorithm.name) {
-      CONVOPS_CHECK(algorithm.supports(problem), op, "algorithm '", wanted, "' does not support this problem");
-      return algorithm;
+    if (wanted != "auto" && wanted != algorithm.name) continue;
+    const bool supported = algorithm.supports(problem);
+    CONVOPS_CHECK(supported || wanted == "auto", op, "algorithm '", wanted, "' does not support this problem");
+    if (!supported) continue;
+    const double cost = wanted == "auto" && algorithm.cost != nullptr ? algorithm.cost(problem) : 0;
+    if (best == nullptr || cost < least) {
+      best = &algorithm;
+      least = cost;
     }
-    known.append(", '").append(algorithm.name).append("'");
   }
+  if (best != nullptr) return *best;
   CONVOPS_CHECK(wanted != "auto", op, "no algorithm of this device can do a problem of such sizes and steps");
+  std::string known;
+  for (const auto& algorithm : algorithms) known.append(", '").append(algorithm.name).append("'");
   fail(op, "algorithm must be one of 'auto'", known, "; got '", wanted, "'");
 }
 

@@ -1,6 +1,7 @@
 // The CPU's algorithms for conv2d.
 #include "../common/algorithm.h"
 #include "../common/cpu.h"
+#include "conv2d_cost.h"
 
 namespace convops {
 
@@ -22,14 +23,14 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        },
        nullptr, conv2d_depthwise},
       {"implicit_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
-       conv2d_implicit_gemm},
+       conv2d_implicit_gemm, implicit_gemm_cost},
       {"winograd",
        [](const Conv2dProblem& problem) {
          const Conv2dGeometry& g = problem.geometry;
          const auto fits = [](const Axis& axis) { return axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1; };
          return is_contraction(problem.pass) && problem.dtype == DType::float32 && fits(g.h) && fits(g.w) && g.C > 0;
        },
-       nullptr, conv2d_winograd},
+       nullptr, conv2d_winograd, winograd_cost},
       {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,
        conv2d_grad_bias_kernel},
       {"fold", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::fold; }, nullptr, conv2d_fold},

@@ -1,0 +1,132 @@
+"""Winograd's algorithm: its algebra as exact rationals, its error, and the switch that allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import pytest
+import torch
+from conftest import relative_error
+from torch.nn import functional as F
+
+import torch_convops
+from torch_convops._library import winograd_transform
+
+PASSES = ("forward", "grad_input", "grad_weight")
+# Documented where the user allows it.
+MOST_ERROR = 5e-6
+
+
+@pytest.fixture(autouse=True)
+def allowed() -> Iterator[None]:
+    with torch_convops.allow_winograd(True):
+        yield
+
+
+def matrix(name: str, columns: int) -> list[list[Fraction]]:
+    """The rows of the matrix that a transform of the kernels applies; no entry has a denominator over 100."""
+    images = [winograd_transform(name, [float(i == column) for i in range(columns)]) for column in range(columns)]
+    return [[Fraction(value).limit_denominator(100) for value in row] for row in zip(*images, strict=True)]
+
+
+def test_matrices_are_a_minimal_filtering_algorithm() -> None:
+    """y[k] = sum over points p of A[k, p] (G g)[p] (B d)[p] is the sum over taps i of d[k + i] g[i], exactly."""
+    output, weight, input = matrix("output", 6), matrix("weight", 3), matrix("input", 6)
+    for k in range(4):
+        for i in range(3):
+            for j in range(6):
+                coefficient = sum(output[k][p] * weight[p][i] * input[p][j] for p in range(6))
+                assert coefficient == (j == k + i), (k, i, j)
+
+
+def test_matrices_of_the_gradient_are_the_transposed_ones() -> None:
+    assert matrix("grad_output", 4) == [list(row) for row in zip(*matrix("output", 6), strict=True)]
+    assert matrix("grad_weight", 6) == [list(row) for row in zip(*matrix("weight", 3), strict=True)]
+
+
+def leaves(C: int, K: int, size: int, layout: torch.memory_format) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(1, C, size, size).to(memory_format=layout).requires_grad_()
+    w = (torch.randn(K, C, 3, 3) / (9 * C) ** 0.5).to(memory_format=layout).requires_grad_()
+    return x, w
+
+
+def errors(C: int, K: int, size: int, layout: torch.memory_format, algorithm: str) -> dict[str, float]:
+    x, w = leaves(C, K, size, layout)
+    y = torch_convops.conv2d(x, w, padding=1, algorithm=algorithm)
+    exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, w))
+    exact = F.conv2d(exact_x, exact_w, padding=1)
+    grad_output = torch.randn_like(y)
+    y.backward(grad_output)
+    exact.backward(grad_output.double())
+    pairs = zip((y, x.grad, w.grad), (exact, exact_x.grad, exact_w.grad), strict=True)
+    return dict(zip(PASSES, (relative_error(ours, theirs) for ours, theirs in pairs), strict=True))
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("channels, size", [(16, 30), (64, 17), (512, 7), (2048, 4)])
+def test_error_is_bounded(channels: int, size: int, layout: torch.memory_format) -> None:
+    for name, error in errors(channels, 32, size, layout, "winograd").items():
+        assert error <= MOST_ERROR, f"{name}: {error:.2e}"
+
+
+def test_not_finite_values_stay_where_the_definition_has_them() -> None:
+    """A tile mixes its pixels; what is not finite must not spread to outputs that do not read it."""
+    x, w = torch.randn(1, 32, 12, 12), torch.randn(32, 32, 3, 3)
+    for value in (float("inf"), float("nan"), 3e38):
+        x[0, 5, 6, 7] = value
+        y = torch_convops.conv2d(x, w, padding=1, algorithm="winograd")
+        exact = torch_convops.conv2d(x, w, padding=1, algorithm="implicit_gemm")
+        assert torch.equal(y.isfinite(), exact.isfinite())
+        assert y.isfinite().sum() >= 32 * (144 - 9)
+        grad_weight = torch.ops.torch_convops.conv2d_grad_weight(
+            torch.ones_like(y), x, [3, 3], padding=[1], algorithm="winograd"
+        )
+        assert grad_weight[:, torch.arange(32) != 5].isfinite().all()
+
+
+def chosen(dtype: torch.dtype = torch.float32, **options: int) -> dict[str, str]:
+    x, w = torch.empty(8, 128, 28, 28, dtype=dtype), torch.empty(128, 128, 3, 3, dtype=dtype)
+    return {name: torch_convops.conv2d_choice(name, x, w, padding=1, **options) for name in PASSES}
+
+
+def test_auto_takes_it_where_it_is_allowed_and_no_other_dtype_or_step() -> None:
+    assert set(chosen().values()) == {"winograd"}
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert "winograd" not in chosen(dtype).values()
+    assert "winograd" not in chosen(stride=2).values()
+    assert "winograd" not in chosen(dilation=2).values()
+
+
+def test_switch() -> None:
+    before = chosen()
+    with torch_convops.allow_winograd(False):
+        assert "winograd" not in chosen().values()
+        with torch_convops.allow_winograd(True):
+            assert chosen() == before
+        assert "winograd" not in chosen().values()
+        assert max(errors(64, 64, 12, torch.contiguous_format, "auto").values()) < 6e-7
+        # A name is taken at its word.
+        y, exact = (
+            torch_convops.conv2d(torch.ones(1, 16, 8, 8), torch.ones(32, 16, 3, 3), algorithm=name)
+            for name in ("winograd", "implicit_gemm")
+        )
+        torch.testing.assert_close(y, exact)
+    assert chosen() == before
+    torch_convops.allow_winograd(False)
+    assert "winograd" not in chosen().values()
+    with pytest.raises(TypeError, match="allow_winograd: allowed must be a bool, got 1"):
+        torch_convops.allow_winograd(1)
+
+
+def test_other_kernels_steps_and_dtypes_are_refused() -> None:
+    x, w = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
+    refused = "conv2d: algorithm 'winograd' does not support this problem"
+    for bad in (
+        lambda: torch_convops.conv2d(x, w, stride=2, algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, w, dilation=2, algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, w[:, :, :, :2], algorithm="winograd"),
+        lambda: torch_convops.conv2d(x.double(), w.double(), algorithm="winograd"),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            bad()
