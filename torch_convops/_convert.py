@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import fnmatch
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -203,9 +204,11 @@ def _obstacle(module: torch.nn.Module) -> str | None:
     for method in ("forward", "_conv_forward"):
         if method in vars(module):
             return f"its {method} is replaced"
-    plain = (torch.nn.Parameter, torch.nn.UninitializedParameter)
+    known = [torch.nn.Parameter, torch.nn.UninitializedParameter]
+    if "torch.distributed.tensor" in sys.modules:
+        known.append(torch.distributed.tensor.DTensor)
     for name, parameter in module.named_parameters(recurse=False):
-        if type(parameter) not in plain:
+        if type(parameter) not in known:
             return f"its {name} is a {_type_name(type(parameter))}"
         if parameter.dtype not in CONVOLUTION_DTYPES:
             return f"its {name} is {str(parameter.dtype).removeprefix('torch.')}"
