@@ -72,6 +72,9 @@ def convert(model: torch.nn.Module, *, include: Selector | None = None, exclude:
     other libraries and compilers that have the name of one of torch.nn's. The result names each of them with the
     reason. What a model calls as a function is no layer: that is for :func:`torch_convops.override`.
 
+    Layers whose parameters are sharded (``torch.distributed.tensor.DTensor``) are converted, too; a layer that
+    ``fully_shard`` has wrapped itself is of a type of its own and left, so convert before it, or wrap blocks of layers.
+
     A model is best traced by ``torch.fx`` before it is converted, then its layers stay nodes of the graph: torch.fx
     takes only torch.nn's own modules for leaves. A trace that is made of a converted model is of functions.
 

@@ -25,7 +25,9 @@ def _grad_input(grad_output: Sequence[int], weight: Sequence[int], *_: Any, out_
 
 
 @register_flop_formula(ops.conv2d_grad_weight)
-def _grad_weight(grad_output: Sequence[int], input: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+def _grad_weight(
+    grad_output: Sequence[int], input: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
+) -> int:
     """As torch has it: a convolution over N with the channels for a batch, for groups as if there were none."""
-    (N, K, P, Q), (_, C, H, W), (*_, R, S) = _batched(grad_output), _batched(input), out_shape
+    (N, K, P, Q), (_, C, H, W), (_, _, R, S) = _batched(grad_output), _batched(input), out_shape
     return conv_flop_count([C, N, H, W], [K, N, P, Q], [C, K, R, S])

@@ -89,7 +89,7 @@ def _register(operator: str, rule: Rule) -> None:
     tensors = {name for name, argument in zip(names, arguments, strict=True) if "Tensor" in str(argument.type)}
 
     def sharding(*args: Any, **_: Any) -> list[tuple[list[Placement], list[Placement | None]]]:
-        given = {name: arg for name, arg in zip(names, args, strict=False)}
+        given = dict(zip(names, args, strict=False))
         present = [name in tensors and arg is not None for name, arg in given.items()]
         result = []
         for outputs, inputs in _acceptable(
