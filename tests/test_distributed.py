@@ -127,6 +127,18 @@ def fully_sharded(mesh: DeviceMesh) -> None:
     assert_trains_like_torchs(parallel, converted_last=True)
 
 
+@check
+def layers_that_are_wrapped_themselves(mesh: DeviceMesh) -> None:
+    """Their type is one that FSDP has made."""
+    layer = fully_shard(torch.nn.Conv2d(3, 4, 3), mesh=mesh)
+    assert "FSDPConv2d is a subclass of torch.nn.Conv2d" in torch_convops.convert(layer).left[""]
+    layer = torch.nn.Conv2d(3, 4, 3)
+    torch_convops.convert(layer)
+    images = random(2, 3, 6, 6)
+    expected = layer(images)
+    assert torch.equal(fully_shard(layer, mesh=mesh)(images), expected)
+
+
 # --- DTensors ---
 
 

@@ -212,6 +212,15 @@ def test_per_sample_gradients_by_opacus(force_functorch: bool) -> None:
     assert_same([p.grad_sample for p in wrapped.parameters()], per_sample_gradients(network(), x))
 
 
+def test_expanded_weights_say_that_they_do_not_know_the_function() -> None:
+    """Their rules are for the functions of torch.nn.functional: nothing is silently wrong."""
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    forward = call_for_per_sample_grads(converted(network()))
+    with pytest.raises(RuntimeError, match="cannot handle function conv2d"):
+        forward(random(4, 3, 14, 14, dtype=torch.float64))
+
+
 # --- what replaces or averages parameters ---
 
 
