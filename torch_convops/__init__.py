@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from . import nn
 from ._convert import Conversion, convert, revert
 from ._library import BuildInfo, algorithms, allow_winograd, build_info
+from ._on_import import on_import
 from ._override import Override, override
 from .ops import (
     adaptive_avg_pool2d,
@@ -27,6 +28,9 @@ from .ops import (
     max_pool2d_choice,
     max_unpool2d,
 )
+
+on_import("torch.utils.flop_counter", "torch_convops._flops")
+on_import("torch.distributed.tensor", "torch_convops._sharding")
 
 try:
     __version__ = version("torch_convops")

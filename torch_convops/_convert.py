@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import fnmatch
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -70,6 +71,9 @@ def convert(model: torch.nn.Module, *, include: Selector | None = None, exclude:
     or whose parameters are of a dtype or of a subclass of ``torch.Tensor`` that the kernels do not take, and layers of
     other libraries and compilers that have the name of one of torch.nn's. The result names each of them with the
     reason. What a model calls as a function is no layer: that is for :func:`torch_convops.override`.
+
+    Layers whose parameters are sharded (``torch.distributed.tensor.DTensor``) are converted, too; a layer that
+    ``fully_shard`` has wrapped itself is of a type of its own and left, so convert before it, or wrap blocks of layers.
 
     A model is best traced by ``torch.fx`` before it is converted, then its layers stay nodes of the graph: torch.fx
     takes only torch.nn's own modules for leaves. A trace that is made of a converted model is of functions.
@@ -203,9 +207,11 @@ def _obstacle(module: torch.nn.Module) -> str | None:
     for method in ("forward", "_conv_forward"):
         if method in vars(module):
             return f"its {method} is replaced"
-    plain = (torch.nn.Parameter, torch.nn.UninitializedParameter)
+    known = [torch.nn.Parameter, torch.nn.UninitializedParameter]
+    if "torch.distributed.tensor" in sys.modules:
+        known.append(torch.distributed.tensor.DTensor)
     for name, parameter in module.named_parameters(recurse=False):
-        if type(parameter) not in plain:
+        if type(parameter) not in known:
             return f"its {name} is a {_type_name(type(parameter))}"
         if parameter.dtype not in CONVOLUTION_DTYPES:
             return f"its {name} is {str(parameter.dtype).removeprefix('torch.')}"

@@ -78,7 +78,8 @@ def override() -> Override:
 
     A graph that is built inside the block is differentiated by this library wherever ``backward`` is called. Backward
     itself runs outside of modes, and with it what ``torch.utils.checkpoint`` computes anew: convert the model instead,
-    or let the checkpoint know, ``context_fn=lambda: (contextlib.nullcontext(), torch_convops.override())``.
+    or let the checkpoint know, ``context_fn=lambda: (contextlib.nullcontext(), torch_convops.override())``. With
+    ``use_reentrant=True`` there is no ``context_fn``: enter the block inside the function that is checkpointed.
     ``torch.compile`` sees through the mode: a compiled function that is called inside the block is compiled for it,
     beside what it is outside, and ``torch.export`` inside it records this library's operators. What is not
     dispatched by Python is not seen: TorchScript and calls of ``torch.ops.aten``. A mode belongs to the thread that

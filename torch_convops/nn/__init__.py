@@ -26,22 +26,6 @@ from ..ops import (
     max_unpool2d,
 )
 
-# torch.fx records a call of these for what it is: it traces the layers, for it takes only torch.nn's for leaves.
-for _function in (
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-    "avg_pool2d",
-    "blur_pool2d",
-    "conv2d",
-    "conv_transpose2d",
-    "global_avg_pool2d",
-    "global_max_pool2d",
-    "lp_pool2d",
-    "max_pool2d",
-    "max_unpool2d",
-):
-    torch.fx.wrap(_function)
-
 
 def _set_padding(layer: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any, padding_mode: str) -> None:
     """Puts every accepted padding where torch's constructors put those that they know."""

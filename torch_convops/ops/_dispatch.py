@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _geometry as geometry
 from .. import _library  # loads the operators
@@ -53,8 +54,10 @@ def is_plain(*tensors: torch.Tensor | None) -> bool:
 _TYPE_RULES = (" must have the dtype of ", " must be float32, ", " must be int64, ", " must be a Tensor, ")
 
 
-def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Gives a public function Python's error types.
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Gives a public function ``__torch_function__``, as torch's own have it, and Python's error types.
+
+    Subclasses of ``torch.Tensor``, proxies of ``torch.fx`` and ``TorchFunctionMode`` see the call before anything else.
 
     The operators check their arguments and raise RuntimeError, the only type that crosses the library's boundary. What
     they or the dispatcher's schema say of an argument becomes ValueError or TypeError here, at no cost to a good call.
@@ -63,6 +66,8 @@ def raises_argument_errors(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values()))):
+            return handle_torch_function(wrapper, (*args, *kwargs.values()), *args, **kwargs)
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:

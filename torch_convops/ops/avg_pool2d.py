@@ -33,7 +33,7 @@ class Averaging(NamedTuple):
         return ops.avg_pool2d_grad_input.default(tensor, self.input_size, *self.window, **options)
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def avg_pool2d(
     input: torch.Tensor,
     kernel_size: Pair,
@@ -87,7 +87,7 @@ def avg_pool2d(
     return _pool(False, input, window, _options(algorithm, spacing))
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def adaptive_avg_pool2d(input: torch.Tensor, output_size: AdaptiveSize, *, algorithm: str = "auto") -> torch.Tensor:
     r"""Mean over ``output_size`` windows; a drop-in for :func:`torch.nn.functional.adaptive_avg_pool2d`.
 

@@ -28,7 +28,7 @@ def binomial_filter(
     return (torch.outer(line, line) / 4 ** (size - 1)).to(device=device, dtype=dtype or torch.get_default_dtype())
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def blur_pool2d(
     input: torch.Tensor,
     filter: int | torch.Tensor = 4,

@@ -187,7 +187,7 @@ class BiasGradient(dispatch.Function):
         return BiasGradient.call(moved.flatten(-4, -3)).unflatten(0, (info.batch_size, -1)), 0
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def conv2d(
     input: torch.Tensor,
     weight: torch.Tensor,

@@ -16,7 +16,7 @@ from ._dispatch import Arguments, below_autograd, ops
 from .conv2d import INPUT, Contraction, Parameters, call_options, format_of, given
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def conv_transpose2d(
     input: torch.Tensor,
     weight: torch.Tensor,

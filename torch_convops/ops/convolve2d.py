@@ -14,7 +14,7 @@ BOUNDARIES = ("fill", "wrap", "symm")
 _DTYPES = (*dispatch.FLOATS, torch.complex64, torch.complex128)
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def convolve2d(
     in1: torch.Tensor, in2: torch.Tensor, mode: str = "full", boundary: str = "fill", fillvalue: complex = 0
 ) -> torch.Tensor:
@@ -47,7 +47,7 @@ def convolve2d(
     return _apply("convolve2d", in1, in2, mode, boundary, fillvalue)
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def correlate2d(
     in1: torch.Tensor, in2: torch.Tensor, mode: str = "full", boundary: str = "fill", fillvalue: complex = 0
 ) -> torch.Tensor:

@@ -11,7 +11,7 @@ from .avg_pool2d import avg_pool2d
 from .max_pool2d import max_pool2d
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def global_max_pool2d(input: torch.Tensor) -> torch.Tensor:
     """Maximum of each plane: ``(N, C, H, W)`` to ``(N, C, 1, 1)``, or ``(C, H, W)`` to ``(C, 1, 1)``.
 
@@ -20,7 +20,7 @@ def global_max_pool2d(input: torch.Tensor) -> torch.Tensor:
     return max_pool2d(input, geometry.image_size("global_max_pool2d", "input", input)[2:])
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def global_avg_pool2d(input: torch.Tensor) -> torch.Tensor:
     """Mean of each plane: ``(N, C, H, W)`` to ``(N, C, 1, 1)``, or ``(C, H, W)`` to ``(C, 1, 1)``.
 

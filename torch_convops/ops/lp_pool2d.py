@@ -15,7 +15,7 @@ from .avg_pool2d import avg_pool2d
 from .max_pool2d import max_pool2d
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def lp_pool2d(
     input: torch.Tensor,
     norm_type: float,

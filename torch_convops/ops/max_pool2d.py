@@ -95,7 +95,7 @@ class MaxPool(dispatch.Function):
         return tuple(dispatch.unfold_from_batch(t, info.batch_size, rank) for t in results), (0, 0)
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def max_pool2d(
     input: torch.Tensor,
     kernel_size: Pair,
@@ -145,7 +145,7 @@ def max_pool2d(
     return _pool(False, input, window, return_indices, algorithm)
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def adaptive_max_pool2d(
     input: torch.Tensor, output_size: AdaptiveSize, return_indices: bool = False, *, algorithm: str = "auto"
 ) -> Any:

@@ -59,7 +59,7 @@ class MaxUnpool(dispatch.Function):
         return dispatch.unfold_from_batch(MaxUnpool.call(values, places, scattering), info.batch_size, rank), 0
 
 
-@dispatch.raises_argument_errors
+@dispatch.public
 def max_unpool2d(
     input: torch.Tensor,
     indices: torch.Tensor,
