@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import nn
+from . import nn, onnx
 from ._convert import Conversion, convert, revert
 from ._library import BuildInfo, algorithms, build_info
 from ._override import Override, override
@@ -60,6 +60,7 @@ __all__ = [
     "max_pool2d_choice",
     "max_unpool2d",
     "nn",
+    "onnx",
     "override",
     "revert",
 ]
