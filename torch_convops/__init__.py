@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import nn
+from . import nn, onnx
 from ._convert import Conversion, convert, revert
 from ._library import BuildInfo, algorithms, allow_winograd, build_info
 from ._on_import import on_import
@@ -65,6 +65,7 @@ __all__ = [
     "max_pool2d_choice",
     "max_unpool2d",
     "nn",
+    "onnx",
     "override",
     "revert",
 ]

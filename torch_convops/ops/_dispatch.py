@@ -175,15 +175,15 @@ class Arguments(SimpleNamespace):
     """The arguments of a call of an operator, by the names of its schema."""
 
 
-def _overload(operator: str) -> Any:
+def overload(operator: str) -> Any:
     """The operator of a name such as ``conv2d`` or ``conv2d.padding``."""
     name, _, overload = operator.partition(".")
     return getattr(getattr(ops, name), overload or "default")
 
 
-def _by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[..., R]:
+def by_name(operator: str, function: Callable[[Arguments], R]) -> Callable[..., R]:
     """A function of an operator's arguments, called as the operator is: defaults stand in the schema alone."""
-    schema = _overload(operator)._schema
+    schema = overload(operator)._schema
     names = [argument.name for argument in schema.arguments]
     defaults = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
 
@@ -214,7 +214,7 @@ def register_fake(operator: str) -> Callable[[Callable[[Arguments], R]], Callabl
             _check_algorithm(operator, a)
             return result
 
-        torch.library.register_fake(f"torch_convops::{operator}", _by_name(operator, checked))
+        torch.library.register_fake(f"torch_convops::{operator}", by_name(operator, checked))
         return fake
 
     return register
@@ -222,7 +222,7 @@ def register_fake(operator: str) -> Callable[[Callable[[Arguments], R]], Callabl
 
 def register(operator: str, key: str, function: Callable[[Arguments], Any]) -> None:
     """Makes a function an operator's kernel for a dispatch key."""
-    library.impl(operator, _by_name(operator, function), key)
+    library.impl(operator, by_name(operator, function), key)
 
 
 def register_autograd(operator: str, function: Callable[[Arguments], Any]) -> None:
@@ -263,7 +263,7 @@ def excluding_autocast() -> Iterator[None]:
 
 def register_autocast(operator: str) -> None:
     """Casts input, weight and bias of an operator under autocast."""
-    call = _overload(operator)
+    call = overload(operator)
 
     def cast(a: Arguments) -> Any:
         a.input, a.weight, a.bias = autocast(a.input, a.weight, a.bias)

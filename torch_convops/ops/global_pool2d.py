@@ -17,6 +17,8 @@ def global_max_pool2d(input: torch.Tensor) -> torch.Tensor:
 
     Dtypes, NaN rule and gradient as for :func:`torch_convops.max_pool2d`.
     """
+    if dispatch.is_traced():
+        return ops.global_max_pool2d(input)
     return max_pool2d(input, geometry.image_size("global_max_pool2d", "input", input)[2:])
 
 
@@ -26,6 +28,8 @@ def global_avg_pool2d(input: torch.Tensor) -> torch.Tensor:
 
     Dtypes as for :func:`torch_convops.avg_pool2d`; equal to ``adaptive_avg_pool2d(input, 1)`` in torch.
     """
+    if dispatch.is_traced():
+        return ops.global_avg_pool2d(input)
     return avg_pool2d(input, geometry.image_size("global_avg_pool2d", "input", input)[2:])
 
 

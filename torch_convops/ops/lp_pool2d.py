@@ -10,7 +10,7 @@ import torch
 from .. import _geometry as geometry
 from .._geometry import Padding, Pair
 from . import _dispatch as dispatch
-from ._dispatch import Arguments
+from ._dispatch import Arguments, ops
 from .avg_pool2d import avg_pool2d
 from .max_pool2d import max_pool2d
 
@@ -52,6 +52,12 @@ def lp_pool2d(
     if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
         raise TypeError(f"norm_type must be a number, got {norm_type!r}")
     dispatch.check_dtype("lp_pool2d", "input", input)
+    if dispatch.is_traced():
+        kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
+        steps = geometry.pool_stride(stride, kernel)
+        pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
+        options = {"padding": pads, "dilation": spacing, **dispatch.algorithm_option(algorithm)}
+        return ops.lp_pool2d(input, float(norm_type), kernel, steps, ceil_mode, **options)
     window = {"stride": stride, "ceil_mode": ceil_mode, "padding": padding, "dilation": dilation}
     return _norm(input, norm_type, kernel_size, {**window, "algorithm": algorithm})
 
