@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # torch and the torchvision of its day; the second is what the Makefile sets up.
 TORCHS = {"2.10.0": "0.25.0", "2.14.1": "0.29.1"}
-TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "scipy>=1.11", "pyelftools>=0.31")
+TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.5", "scipy>=1.11", "pyelftools>=0.31")
 AUDIT = "torch-abi-audit>=0.3; python_version >= '3.11'"
 TESTS = ("autograd", "convert", "convolve2d", "layers", "library", "override", "packaging", "registration", "threads")
 # Slow, and about kernels and models.

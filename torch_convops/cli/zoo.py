@@ -71,17 +71,12 @@ TIMM_MODELS = (
     "res2net50_14w_8s",
     "resnest14d",
     "resnetblur50",
-    "resnetv2_50x1_bit",
-    "rexnet_100",
     "selecsls42b",
     "skresnet18",
     "starnet_s1",
     "tf_efficientnet_b0",
     "tf_mixnet_s",
-    "tiny_vit_5m_224",
-    "tresnet_m",
     "visformer_tiny",
-    "xception41",
 )
 
 
