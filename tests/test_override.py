@@ -59,12 +59,12 @@ def samples() -> list[Any]:
     ]
 
 
-def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True) -> None:
-    """The same tensors but for rounding."""
+def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True, roundings: int = 1) -> None:
+    """The same tensors but for so many roundings."""
     if isinstance(expected, tuple):
         assert len(actual) == len(expected)
         for a, b in zip(actual, expected, strict=True):
-            assert_equals_torchs(a, b, strides)
+            assert_equals_torchs(a, b, strides, roundings)
         return
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     assert not strides or actual.stride() == expected.stride()
@@ -73,7 +73,7 @@ def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True) -> No
         return
     wide = torch.complex128 if expected.is_complex() else torch.float64
     difference, norm = (actual.to(wide) - expected.to(wide)).norm().item(), expected.to(wide).norm().item()
-    assert difference <= BOUNDS[expected.dtype] * norm
+    assert difference <= BOUNDS[expected.dtype] * roundings * norm
 
 
 @pytest.mark.parametrize("info, dtype", samples())
@@ -97,8 +97,9 @@ def test_samples_of_torchs_own_tests(info: Any, dtype: torch.dtype) -> None:
             arguments = (sample.input, *sample.args, *sample.kwargs.values())
             leaves = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
             grad = torch.randn_like(expected_y)
+            # Where windows overlap, torch 2.10 adds their gradients up in bfloat16.
             assert_equals_torchs(
-                torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected_y, leaves, grad), False
+                torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected_y, leaves, grad), False, roundings=2
             )
     assert count > 0
     if dtype is torch.int64 and name != "max_pool2d":
