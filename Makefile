@@ -9,7 +9,7 @@ LIBRARY := torch_convops/libtorch_convops.so
 # The text halves of the notebooks: what is there without a kernel is a module that they import.
 NOTEBOOKS := $(shell grep -ls '^\#   kernelspec:' notebooks/*.py)
 
-.PHONY: demo test lint build check notebooks clean
+.PHONY: demo test lint build check notebooks wheel repair compat clean
 
 # Trains the ANN and the CNN on generated pictures and prints the comparison.
 demo: $(VENV)/installed $(LIBRARY)
@@ -19,11 +19,16 @@ demo: $(VENV)/installed $(LIBRARY)
 test: $(VENV)/installed $(LIBRARY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
 
+# The sdist is to have what git has: check-manifest builds it.
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github
+	$(BIN)/check-manifest --quiet --no-build-isolation
 
 # gradcheck of every operator on this machine's devices.
 check: $(VENV)/installed $(LIBRARY)
@@ -38,6 +43,20 @@ notebooks: $(VENV)/installed $(LIBRARY)
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='["kernelspec"]' $(NOTEBOOKS:.py=.ipynb)
 
 build: $(LIBRARY)
+
+# Packs what is built. setuptools forgets no module that was ever in build/lib.
+wheel: $(VENV)/installed $(LIBRARY)
+	rm -rf build/lib* build/bdist* build/wheel dist/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build --quiet --wheel --no-isolation --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) repair WHEEL=build/wheel/*.whl DEST=dist
+
+# Names the oldest Linux that the wheel runs on and strips the library. torch brings its own libraries.
+repair:
+	auditwheel repair --strip --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir $(DEST) $(WHEEL)
+
+# That one wheel with the oldest torch and the newest, on the oldest Python found and the newest.
+compat: wheel
+	PYENV_VERSION=$$(ls $(HOME)/.pyenv/versions 2>/dev/null | paste -sd:) $(BIN)/nox
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

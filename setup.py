@@ -124,8 +124,10 @@ def write_ninja(build: Path) -> None:
     if nvcc:
         for source in sorted((ROOT / "cuda").rglob("*.cu")):
             compile_file("nvcc", source)
-    torch_libraries = " ".join(f"-L{path}" for path in cpp_extension.library_paths()) + " -ltorch_cpu -lc10"
-    lines += [f"build {build / LIBRARY}: link {' '.join(objects)}", f"  libs = {torch_libraries}"]
+    # -lgcc is libgcc's static part, ahead of the shared one: there, conversions of half precision are of GCC 12 and
+    # newer, which would keep the library off systems that have all else.
+    libraries = "-lgcc " + " ".join(f"-L{path}" for path in cpp_extension.library_paths()) + " -ltorch_cpu -lc10"
+    lines += [f"build {build / LIBRARY}: link {' '.join(objects)}", f"  libs = {libraries}"]
     (build / "build.ninja").write_text("\n".join(lines) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_table_and_files(tmp_path: Path) -> None:
     assert 0 < model["output_error"] < 1e-12
     assert 0 < model["gradient_error"] < 1e-12
     markdown = files["--markdown"].read_text()
-    assert "torchvision" in markdown.splitlines()[0]
+    assert all(f"{name} {version(name)}" in markdown.splitlines()[0] for name in ("torchvision", "timm"))
     assert "| squeezenet1_1 |" in markdown
 
 
@@ -38,7 +39,26 @@ def test_an_error_over_the_bound_is_the_exit_status(monkeypatch: pytest.MonkeyPa
 
 def test_patterns_choose_among_all_three_tasks() -> None:
     assert zoo._select(("resnet18", "ssdlite*", "lraspp*")) == ["resnet18", zoo.DETECTION, zoo.SEGMENTATION]
-    assert zoo._select(())[-2:] == [zoo.DETECTION, zoo.SEGMENTATION]
+    assert [name for name in zoo._select(()) if not name.startswith(zoo.TIMM)][-2:] == [zoo.DETECTION, zoo.SEGMENTATION]
     result = convops_zoo("--models", "resnet19")
     assert result.exit_code == 2
     assert "no model matches 'resnet19'" in result.output
+
+
+def test_timms_subclasses_are_left_and_answered_by_the_override() -> None:
+    """timm's Conv2dSame is a subclass that calls a function of torch's."""
+    comparison = zoo.compare(zoo.TIMM + "tf_mobilenetv3_small_minimal_100")
+    assert comparison.size == zoo.SIZE
+    assert comparison.left > 0
+    assert comparison.calls == comparison.left
+    assert 0 < comparison.output_error < 1e-12
+    assert 0 < comparison.gradient_error < 1e-12
+
+
+def test_timms_models_are_chosen_by_their_names() -> None:
+    chosen = zoo._select(())
+    assert chosen[-len(zoo.TIMM_MODELS) :] == [zoo.TIMM + name for name in zoo.TIMM_MODELS]
+    assert set(chosen) >= set(zoo.classifiers())
+    assert not set(chosen) - {*zoo.classifiers(), zoo.DETECTION, zoo.SEGMENTATION, *zoo.timms()}
+    assert zoo._select(("timm/resnet18",)) == ["timm/resnet18"]
+    assert zoo.image_size("timm/levit_128s") == 224  # the only size that it takes

@@ -59,12 +59,12 @@ def samples() -> list[Any]:
     ]
 
 
-def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True) -> None:
-    """The same tensors but for rounding."""
+def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True, roundings: int = 1) -> None:
+    """The same tensors but for so many roundings."""
     if isinstance(expected, tuple):
         assert len(actual) == len(expected)
         for a, b in zip(actual, expected, strict=True):
-            assert_equals_torchs(a, b, strides)
+            assert_equals_torchs(a, b, strides, roundings)
         return
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     assert not strides or actual.stride() == expected.stride()
@@ -73,7 +73,7 @@ def assert_equals_torchs(actual: Any, expected: Any, strides: bool = True) -> No
         return
     wide = torch.complex128 if expected.is_complex() else torch.float64
     difference, norm = (actual.to(wide) - expected.to(wide)).norm().item(), expected.to(wide).norm().item()
-    assert difference <= BOUNDS[expected.dtype] * norm
+    assert difference <= BOUNDS[expected.dtype] * roundings * norm
 
 
 @pytest.mark.parametrize("info, dtype", samples())
@@ -97,9 +97,10 @@ def test_samples_of_torchs_own_tests(info: Any, dtype: torch.dtype) -> None:
             arguments = (sample.input, *sample.args, *sample.kwargs.values())
             leaves = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
             grad = torch.randn_like(expected_y)
-            assert_equals_torchs(
-                torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected_y, leaves, grad), False
-            )
+            # Where windows overlap, torch 2.10 rounds between their gradients.
+            roundings = 2 if dtype is torch.bfloat16 else 1
+            gradients = (torch.autograd.grad(result, leaves, grad) for result in (y, expected_y))
+            assert_equals_torchs(*gradients, strides=False, roundings=roundings)
     assert count > 0
     if dtype is torch.int64 and name != "max_pool2d":
         assert record.fallbacks == {(name, "a torch.int64 tensor"): count}
@@ -165,6 +166,8 @@ def test_what_torch_refuses_is_refused_in_its_words(name: str) -> None:
     assert sum(record.fallbacks.values()) <= 1, "a wrong signature reaches no mode"
 
 
+# The maximum, which the last ones of torch that this library is for take for another power.
+TAKES_INFINITY = F.lp_pool2d(torch.full((1, 1, 1), 2.0), float("inf"), 1).item() == 2
 FUNCTIONS: dict[str, list[Callable[[], Any]]] = {
     "conv2d": [
         lambda: torch.conv2d(x, w, padding="same"),
@@ -211,7 +214,7 @@ FUNCTIONS: dict[str, list[Callable[[], Any]]] = {
     ],
     "lp_pool2d": [
         lambda: F.lp_pool2d(x, 2, 3, 1, True),
-        lambda: F.lp_pool2d(x, float("inf"), 2),
+        *([lambda: F.lp_pool2d(x, float("inf"), 2)] if TAKES_INFINITY else []),
         lambda: torch.nn.LPPool2d(4, (3, 2))(x),
     ],
 }

@@ -182,6 +182,9 @@ def _set_type(module: torch.nn.Module, kind: type) -> None:
         }
         kind = type(f"Parametrized{kind.__name__}", (kind,), members)
     module.__class__ = kind
+    # torch 2.10's compiler takes a module for unchanged, its type too, while nothing was written to its attributes.
+    vars(module)["_converted"] = None
+    del vars(module)["_converted"]
 
 
 def _type_name(kind: type) -> str:

@@ -18,7 +18,7 @@ COMMANDS = {
     "ablate": "Measure each cure of over-fitting, alone and added up.",
     "predict": "Classify photographs with a trained classifier.",
     "equivariance": "Measure how a trained classifier takes it when its pictures move.",
-    "zoo": "Convert torchvision's models and compare them with what they were.",
+    "zoo": "Convert torchvision's and timm's models and compare them with what they were.",
 }
 
 

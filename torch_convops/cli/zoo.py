@@ -1,7 +1,10 @@
-"""``convops zoo``: torchvision's models converted, against what they were."""
+"""``convops zoo``: torchvision's and timm's models converted, against what they were."""
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -39,6 +42,42 @@ SIZES = {
     "vit_l_32": 32,
 }
 DETECTION, SEGMENTATION = "ssdlite320_mobilenet_v3_large", "lraspp_mobilenet_v3_large"
+TIMM = "timm/"  # ahead of the names of timm's models
+# One each of families that torchvision has not, or has with other layers.
+TIMM_MODELS = (
+    "convnextv2_atto",
+    "cs3darknet_s",
+    "davit_tiny",
+    "dla34",
+    "dpn48b",
+    "edgenext_xx_small",
+    "efficientvit_b0",
+    "ese_vovnet19b_dw",
+    "fastvit_t8",
+    "ghostnet_050",
+    "hgnetv2_b0",
+    "hrnet_w18_small",
+    "inception_next_atto",
+    "levit_128s",
+    "mambaout_femto",
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "mobilevit_xxs",
+    "nf_regnet_b0",
+    "poolformer_s12",
+    "pvt_v2_b0",
+    "repvgg_a0",
+    "repvit_m0_9",
+    "res2net50_14w_8s",
+    "resnest14d",
+    "resnetblur50",
+    "selecsls42b",
+    "skresnet18",
+    "starnet_s1",
+    "tf_efficientnet_b0",
+    "tf_mixnet_s",
+    "visformer_tiny",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +88,7 @@ class Comparison:
     size: int  # of the pictures
     swapped: int  # layers
     left: int
-    calls: int  # of functions that the override answered: poolings that are no layers
+    calls: int  # of functions that the override answered: of poolings and convolutions that are no layers, or left
     output_error: float  # the largest of all outputs: norm of the difference over the norm
     gradient_error: float  # the largest of all parameters and of the pictures
 
@@ -66,10 +105,31 @@ def segmenters() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models.segmentation)
 
 
-def build(name: str) -> torch.nn.Module:
-    """A model with random weights in float64, in evaluation mode; a detection model, which then has no gradients, in
-    training mode."""
-    torch.manual_seed(0)
+@functools.cache
+def timms() -> list[str]:
+    """timm's models under :data:`TIMM`; none where timm is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        return []
+    import timm
+
+    return [TIMM + name for name in timm.list_models()]
+
+
+def image_size(name: str) -> int:
+    """The size of the pictures that a model is given."""
+    if name in timms():
+        import timm
+
+        known = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+        return known.input_size[-1] if known and known.fixed_input_size else SIZE
+    return SIZES.get(name, SIZE)
+
+
+def _create(name: str) -> torch.nn.Module:
+    if name in timms():
+        import timm
+
+        return timm.create_model(name.removeprefix(TIMM), pretrained=False)
     options: dict[str, Any] = {}
     if name in detectors() or name in segmenters():
         options["weights_backbone"] = None
@@ -79,7 +139,14 @@ def build(name: str) -> torch.nn.Module:
         options["image_size"] = SIZES[name]
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
-    model = torchvision.models.get_model(name, weights=None, **options).double()
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+def build(name: str) -> torch.nn.Module:
+    """A model with random weights in float64, in evaluation mode; a detection model, which then has no gradients, in
+    training mode."""
+    torch.manual_seed(0)
+    model = _create(name).double()
     for parameter in model.parameters():
         if parameter.dim() > 1 and not parameter.any():  # a head that lets no gradient through
             torch.nn.init.normal_(parameter, std=0.02)
@@ -101,7 +168,7 @@ def calibrate(model: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
 
 def compare(name: str) -> Comparison:
     """Runs a model and its gradients, converts it, and runs it again within an override."""
-    model, size = build(name), SIZES.get(name, SIZE)
+    model, size = build(name), image_size(name)
     torch.manual_seed(1)
     images = torch.rand(BATCH, 3, size, size, dtype=torch.float64, requires_grad=True)
     inputs: tuple[Any, ...] = (images,)
@@ -198,13 +265,14 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="Models of torchvision for classification, detection and segmentation by name; * and ? as in file names. "
-    "May be given several times.  [default: all for classification, one each for the others]",
+    help="Models of torchvision for classification, detection and segmentation by name, and of timm as timm/NAME; "
+    "* and ? as in file names. May be given several times.  [default: all of torchvision's for classification, one "
+    "each for the others, and where timm is installed one each of many of its families]",
 )
 @click.option("--json", "json_file", type=_FILE, help="Also write all results as JSON.")
 @click.option("--markdown", "markdown_file", type=_FILE, help="Also write a Markdown table.")
 def command(patterns: tuple[str, ...], json_file: Path | None, markdown_file: Path | None) -> None:
-    """Convert torchvision's models and compare outputs and gradients with what they were.
+    """Convert torchvision's and timm's models and compare outputs and gradients with what they were.
 
     Random weights, small pictures and float64 on the CPU; evaluation mode, losses for detection. Errors are relative,
     the largest of all outputs and of all parameters; over 1e-6 the exit status is 1.
@@ -217,6 +285,8 @@ def command(patterns: tuple[str, ...], json_file: Path | None, markdown_file: Pa
         comparisons.append(compare(name))
     print_table(console, _table(comparisons))
     facts = {**versions(), "torchvision": torchvision.__version__}
+    if timms():
+        facts["timm"] = importlib.metadata.version("timm")
     if json_file:
         json_file.write_text(json.dumps({"versions": facts, "models": list(map(asdict, comparisons))}, indent=2) + "\n")
     if markdown_file:
@@ -229,8 +299,8 @@ def command(patterns: tuple[str, ...], json_file: Path | None, markdown_file: Pa
 
 def _select(patterns: tuple[str, ...]) -> list[str]:
     if not patterns:
-        return [*classifiers(), DETECTION, SEGMENTATION]
-    known = [*classifiers(), *detectors(), *segmenters()]
+        return [*classifiers(), DETECTION, SEGMENTATION, *(TIMM + name for name in TIMM_MODELS if timms())]
+    known = [*classifiers(), *detectors(), *segmenters(), *timms()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise click.BadParameter(f"no model matches {pattern!r}", param_hint="'--models'")
