@@ -43,18 +43,42 @@ struct Conv2dWork {
 
   double vectors(double channels, double count = 1) const { return std::ceil(channels / (count * lanes)) * count; }
 
+  double moved() const { return static_cast<double>(g.input_numel() + g.output_numel()) / lanes; }
+
   const Conv2dGeometry& g;
   double sources, targets;  // channels per group
   double images, outputs;   // of all groups
   double taps, lanes;
 };
 
-// Two FMAs a cycle at 85 % of the peak, over blocks of two vectors of targets; the images are packed and written once.
+// Two FMAs a cycle at 85 % of the peak (60 % in grad_weight, which adds up many short sums), over blocks of vectors of
+// targets; the images are packed and written once, transposed where they are contiguous.
 inline double implicit_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
-  const double multiplied = work.outputs * work.taps * work.sources * work.vectors(work.targets, 2) / 2 / 0.85;
-  const double moved = static_cast<double>(work.g.input_numel() + work.g.output_numel()) / work.lanes;
-  return multiplied + 6 * moved;
+  const double share = problem.pass == Conv2dPass::grad_weight ? 0.6 : 0.85;
+  const double multiplied = work.outputs * work.taps * work.sources * work.vectors(work.targets) / 2 / share;
+  return multiplied + (work.g.channels_last ? 6 : 14) * work.moved();
+}
+
+// Vectors of the pixels of a row, of a whole plane where a tap reads it as one. A single vector is used once for each
+// load of a scalar, and with few targets the unaligned loads bind. Transposed where they are channels_last.
+inline double planar_gemm_cost(const Conv2dProblem& problem) {
+  const Conv2dWork work(problem);
+  const Axis &h = work.g.h, &w = work.g.w;
+  const bool flat = work.taps == 1 && h.stride == 1 && w.stride == 1 && h.input == h.output && w.input == w.output;
+  const double pixels = static_cast<double>(flat ? h.output * w.output : w.output), vectors = work.vectors(pixels);
+  const double share = problem.pass == Conv2dPass::grad_weight ? 0.42
+                       : vectors == 1                          ? 0.65
+                       : work.targets < 2                      ? 0.5
+                                                               : 0.85;
+  const double multiplied = work.outputs * vectors / pixels * work.taps * work.sources * work.targets / 2 / share;
+  return multiplied + (work.g.channels_last ? 10 : 6) * work.moved();
+}
+
+// As implicit_gemm, without packing.
+inline double pointwise_cost(const Conv2dProblem& problem) {
+  const Conv2dWork work(problem);
+  return work.outputs * work.sources * work.vectors(work.targets) / 2 / 0.85 + 3 * work.moved();
 }
 
 // A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 150

@@ -6,6 +6,8 @@
 namespace convops {
 
 CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_planar_gemm, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_pointwise, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_winograd, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
@@ -24,6 +26,19 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        nullptr, conv2d_depthwise},
       {"implicit_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_implicit_gemm, implicit_gemm_cost},
+      {"planar_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
+       conv2d_planar_gemm, planar_gemm_cost},
+      // Contiguous images are planar_gemm's but for grad_weight.
+      {"pointwise",
+       [](const Conv2dProblem& problem) {
+         const Conv2dGeometry& g = problem.geometry;
+         const auto fits = [](const Axis& axis) {
+           return axis.kernel == 1 && axis.pad_lower == 0 && axis.pad_upper == 0;
+         };
+         return is_contraction(problem.pass) && fits(g.h) && fits(g.w) && g.C > 0 &&
+                (g.channels_last || problem.pass == Conv2dPass::grad_weight);
+       },
+       nullptr, conv2d_pointwise, pointwise_cost},
       {"winograd",
        [](const Conv2dProblem& problem) {
          const Conv2dGeometry& g = problem.geometry;

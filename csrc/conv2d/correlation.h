@@ -26,6 +26,7 @@ struct CorrelationAxis {
   int64_t kernel, source, target, source_step, target_step;
   std::vector<std::vector<AxisTap>> phases;
   Border border = Border::zeros;  // what a position outside the source reads
+  bool by_remainder = true;       // how columns are packed (packing.h)
 
   // The pixel of the source that a position reads, or -1.
   int64_t pixel(int64_t position) const { return border_pixel(border, position, source); }

@@ -14,31 +14,6 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-// A packed tile leaves room in a 1 MB L2 cache for a weight panel.
-constexpr int64_t kTileBytes = 384 << 10;
-
-struct Tiling {
-  // Rows and columns of base positions in a tile, and how many tiles cover the target.
-  int64_t rows, columns, row_tiles, column_tiles;
-};
-
-inline Tiling choose_tiling(const Correlation& c, int64_t bytes_per_slot) {
-  const int64_t I = c.h.positions(), J = c.w.positions();
-  const auto bytes = [&](int64_t rows, int64_t columns) {
-    return c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
-  };
-  Tiling t{I, J, 1, 1};
-  while (t.rows > 1 && bytes(t.rows, t.columns) > kTileBytes) t.rows = ceil_div(t.rows, 2);
-  while (t.columns > 2 * kMaxScalars && bytes(t.rows, t.columns) > kTileBytes) t.columns = ceil_div(t.columns, 2);
-  // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
-  while (c.N * c.groups * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4) {
-    t.rows = ceil_div(t.rows, 2);
-  }
-  t.row_tiles = ceil_div(I, t.rows);
-  t.column_tiles = ceil_div(J, t.columns);
-  return t;
-}
-
 // Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
 template <typename scalar_t>
 void write_row(
@@ -70,6 +45,7 @@ void correlate(
   using acc_t = Compute<scalar_t>;
   constexpr int64_t block = kBlock<acc_t>;
   Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
+  keep_column_order(c.w);
   order_taps(c.h);
   order_taps(c.w);
   const ChannelBlocks channels(c.source_channels);
@@ -93,7 +69,7 @@ void correlate(
     }
   });
 
-  const Tiling t = choose_tiling(c, channels.padded() * sizeof(acc_t));
+  const Tiling t = choose_tiling(c, c.N * c.groups, channels.padded() * sizeof(acc_t), kMaxScalars);
   const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles, work = multiplications(problem.geometry);
   // Few tiles: let several tasks pack the same tile and share out its target blocks.
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
@@ -109,6 +85,7 @@ void correlate(
       const int64_t row_pitch = columns.slots * channels.width,
                     block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
 
+      const int64_t slot_step = columns.step * channels.width;
       const Scratch<acc_t> packed(channels.count * block_pitch);
       const int64_t source_plane = c.h.source * c.w.source;
       const scalar_t* image =
@@ -153,25 +130,37 @@ void correlate(
       for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
         const acc_t* panel = panels.data() + (group * target_blocks + k) * layout.size;
         const int64_t channel = group * c.target_channels + k * block;
+        const int64_t targets = std::min(block, c.target_channels - k * block);
+        // Full vectors of pixels are written in place, others by way of the buffer.
+        const bool direct = std::is_same_v<scalar_t, acc_t> && c.channels_last && targets == block;
+        const int64_t out_step = direct ? target_pixel : block;
         for (const TargetRow& row : target_rows) {
+          scalar_t* to = target + n * target_pixel * target_plane +
+                         (c.channels_last ? (row.row * W + w0) * target_pixel + channel
+                                          : channel * target_plane + row.row * W + w0);
+          acc_t* out = buffer.data();
+          if constexpr (std::is_same_v<scalar_t, acc_t>) {
+            if (direct) out = to;
+          }
           for (size_t phase = 0; phase < row.runs.size(); ++phase) {
             const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
             const int64_t step = pixels > 0 ? ceil_div(pixels, ceil_div(pixels, kMaxScalars)) : 1;
             const auto& runs = row.runs[phase];
             for (int64_t j = 0; j < pixels; j += step) {
-              select_instance<kMaxScalars>(
-                  std::min(step, pixels - j), []<int N>() { return &multiply_tile<acc_t, N>; })(
-                  packed.data() + j * channels.width, channels.width, runs.data(), static_cast<int64_t>(runs.size()),
-                  panel, init.data() + (group * target_blocks + k) * block,
-                  buffer.data() + (j * c.w.target_step + static_cast<int64_t>(phase)) * block, c.w.target_step * block);
+              const int64_t scalars = std::min(step, pixels - j);
+              const auto multiply =
+                  targets <= kLanes<acc_t>
+                      ? select_instance<kMaxScalars>(
+                            scalars, []<int N>() { return &multiply_tile<acc_t, N, false, 1>; })
+                      : select_instance<kMaxScalars>(scalars, []<int N>() { return &multiply_tile<acc_t, N>; });
+              multiply(
+                  packed.data() + j * slot_step, slot_step, runs.data(), static_cast<int64_t>(runs.size()), panel,
+                  init.data() + (group * target_blocks + k) * block,
+                  out + (j * c.w.target_step + static_cast<int64_t>(phase)) * out_step, c.w.target_step * out_step);
             }
           }
-          scalar_t* to = target + n * target_pixel * target_plane +
-                         (c.channels_last ? (row.row * W + w0) * target_pixel + channel
-                                          : channel * target_plane + row.row * W + w0);
-          write_row(
-              buffer.data(), width, std::min(block, c.target_channels - k * block), c.channels_last, target_pixel,
-              target_plane, to);
+          if (direct) continue;
+          write_row(buffer.data(), width, targets, c.channels_last, target_pixel, target_plane, to);
         }
       }
     }
@@ -244,6 +233,7 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   using acc_t = Compute<scalar_t>;
   constexpr int64_t block = kBlock<acc_t>;
   Correlation c = make_correlation(geometry, false);
+  keep_column_order(c.w);
   order_taps(c.h);
   order_taps(c.w);
   const ChannelBlocks channels(c.source_channels);
@@ -306,9 +296,14 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
               const int64_t length = s.taps * channels.width, step = ceil_div(length, ceil_div(length, kMaxScalars));
               for (int64_t k = k0; k < k1; ++k) {
                 for (int64_t m = 0; m < length; m += step) {
-                  select_instance<kMaxScalars>(
-                      std::min(step, length - m), []<int N>() { return &accumulate_outer<acc_t, N>; })(
-                      tap_rows.data(), s.slot * channels.width + m, channels.width,
+                  const int64_t scalars = std::min(step, length - m);
+                  const auto accumulate =
+                      c.target_channels - k * block <= kLanes<acc_t>
+                          ? select_instance<kMaxScalars>(
+                                scalars, []<int N>() { return &accumulate_outer<acc_t, N, 1>; })
+                          : select_instance<kMaxScalars>(scalars, []<int N>() { return &accumulate_outer<acc_t, N>; });
+                  accumulate(
+                      tap_rows.data(), s.slot * channels.width + m, columns.step * channels.width,
                       gradient.data() + (k - k0) * gradient_size, columns.count, rows.count, columns.count,
                       own + k * layout.size + (tap * channels.width + m) * block);
                 }

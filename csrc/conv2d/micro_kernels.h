@@ -20,16 +20,17 @@ constexpr int kMaxScalars = kVectorRegisters == 32 ? 14 : 6;
 
 // out[j][:] = init[:] + sum over runs and their positions i of source[run.source + i + j * step] * weight[run.weight +
 // i][:] One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs. With kAdd the sum is added to out.
-template <typename T, int kScalars, bool kAdd = false>
+// kVectors is 1 for a block whose channels fit one vector: the second half is then neither read nor written.
+template <typename T, int kScalars, bool kAdd = false, int kVectors = 2>
 void multiply_tile(
     const T* source, int64_t step, const Run* runs, int64_t run_count, const T* weight, const T* init, T* out,
     int64_t out_step) {
   constexpr int lanes = kLanes<T>;
-  Vector<T> sum[kScalars][2];
+  Vector<T> sum[kScalars][kVectors];
 #pragma GCC unroll 16
   for (int j = 0; j < kScalars; ++j) {
-    sum[j][0] = load(init);
-    sum[j][1] = load(init + lanes);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[j][v] = load(init + v * lanes);
   }
   const int64_t step3 = 3 * step;
   for (const Run* run = runs; run < runs + run_count; ++run) {
@@ -39,56 +40,65 @@ void multiply_tile(
     for (int i = 0; i < 4; ++i) a[i] = source + run->source + 4 * i * step;
     const T* w = weight + run->weight;
     for (int64_t i = 0; i < run->length; ++i) {
-      const Vector<T> w0 = load(w), w1 = load(w + lanes);
+      Vector<T> values[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) values[v] = load(w + v * lanes);
 #pragma GCC unroll 16
       for (int j = 0; j < kScalars; ++j) {
         const T* p = a[j / 4] + i;
         Vector<T> x = broadcast(p[j % 4 == 0 ? 0 : j % 4 == 1 ? step : j % 4 == 2 ? 2 * step : step3]);
         CONVOPS_PIN(x);
-        sum[j][0] += x * w0;
-        sum[j][1] += x * w1;
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sum[j][v] += x * values[v];
       }
-      w += 2 * lanes;
+      w += kBlock<T>;
     }
   }
 #pragma GCC unroll 16
   for (int j = 0; j < kScalars; ++j) {
-    T* to = out + j * out_step;
-    store(to, kAdd ? load(to) + sum[j][0] : sum[j][0]);
-    store(to + lanes, kAdd ? load(to + lanes) + sum[j][1] : sum[j][1]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = out + j * out_step + v * lanes;
+      store(to, kAdd ? load(to) + sum[j][v] : sum[j][v]);
+    }
   }
 }
 
 // out[m][:] += sum over rows i and columns j of rows[i][offset + j * step + m] * gradient[i * pitch + j][:]
 // A null row is a row of padding. The sum of a tile starts from zero, so that rounding grows with the tile and the
-// number of tiles, not with the whole image.
-template <typename T, int kScalars>
+// number of tiles, not with the whole image. kVectors as above.
+template <typename T, int kScalars, int kVectors = 2>
 void accumulate_outer(
     const T* const* rows, int64_t offset, int64_t step, const T* gradient, int64_t pitch, int64_t row_count,
     int64_t columns, T* out) {
   constexpr int lanes = kLanes<T>;
-  Vector<T> sum[kScalars][2] = {};
+  Vector<T> sum[kScalars][kVectors] = {};
   for (int64_t i = 0; i < row_count; ++i) {
     if (rows[i] == nullptr) continue;
     const T* x = rows[i] + offset;
-    const T* g = gradient + i * pitch * 2 * lanes;
+    const T* g = gradient + i * pitch * kBlock<T>;
     for (int64_t j = 0; j < columns; ++j) {
-      const Vector<T> g0 = load(g), g1 = load(g + lanes);
+      Vector<T> values[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) values[v] = load(g + v * lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < kScalars; ++m) {
         Vector<T> b = broadcast(x[m]);
         CONVOPS_PIN(b);
-        sum[m][0] += b * g0;
-        sum[m][1] += b * g1;
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sum[m][v] += b * values[v];
       }
       x += step;
-      g += 2 * lanes;
+      g += kBlock<T>;
     }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kScalars; ++m) {
-    store(out + m * 2 * lanes, load(out + m * 2 * lanes) + sum[m][0]);
-    store(out + m * 2 * lanes + lanes, load(out + m * 2 * lanes + lanes) + sum[m][1]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = out + m * kBlock<T> + v * lanes;
+      store(to, load(to) + sum[m][v]);
+    }
   }
 }
 

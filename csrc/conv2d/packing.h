@@ -2,10 +2,11 @@
 // weight becomes panels [target block][channel block][row tap][column tap][channel][kBlock targets].
 //
 // A slot is a packed column. Columns are kept by their remainder modulo the source step, so that the columns that one
-// tap reads for neighbouring targets always lie next to each other, whatever the stride; rows and columns that no
-// tap reads are not packed at all (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of zeros
-// are left out of the runs rather than multiplied. Other borders are read while packing: a row outside the image is the
-// slot of the row that it shows, a column outside is packed from the one that it shows.
+// tap reads for neighbouring targets always lie next to each other, whatever the stride, or in their own order, so that
+// the columns that neighbouring taps read for one target do. Rows and columns that no tap reads are not packed at all
+// (a 1x1 convolution with stride 2 reads a quarter of the image), and rows of zeros are left out of the runs rather
+// than multiplied. Other borders are read while packing: a row outside the image is the slot of the row that it shows,
+// a column outside is packed from the one that it shows.
 #pragma once
 
 #include <algorithm>
@@ -38,15 +39,19 @@ struct ColumnRun {
 // The packed columns of the targets at base positions [begin, begin + count), and after them `surplus` slots of zeros.
 struct TileColumns {
   TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count, int64_t surplus = 0)
-      : begin(begin), count(count) {
+      : begin(begin), count(count), source_step(axis.source_step), step(axis.by_remainder ? 1 : axis.source_step) {
     // Stretches of neighbouring columns of one remainder. Taps so far apart that their stretches do not meet, as with
     // a large dilation, get stretches of their own, so that nothing unread is packed in between.
     struct Stretch {
       int64_t remainder, first, last, slot;
     };
     std::vector<Stretch> stretches;
+    const int64_t modulus = axis.source_step / step, span = (count - 1) * step + 1;  // of one tap, in slots
     const auto place = [&](int64_t offset) {
-      return std::pair(floor_mod(offset, axis.source_step), floor_div(offset, axis.source_step));
+      return std::pair(floor_mod(offset, modulus), floor_div(offset, modulus));
+    };
+    const auto column_of = [&](int64_t remainder, int64_t position) {
+      return begin * axis.source_step + position * modulus + remainder;
     };
     std::vector<std::pair<int64_t, int64_t>> places;
     for (const auto& phase : axis.phases) {
@@ -54,7 +59,7 @@ struct TileColumns {
     }
     std::sort(places.begin(), places.end());
     for (const auto& [remainder, position] : places) {
-      if (!stretches.empty() && stretches.back().remainder == remainder && position <= stretches.back().last + count) {
+      if (!stretches.empty() && stretches.back().remainder == remainder && position <= stretches.back().last + span) {
         stretches.back().last = position;
       } else {
         stretches.push_back({remainder, position, position, 0});
@@ -62,7 +67,7 @@ struct TileColumns {
     }
     for (Stretch& stretch : stretches) {
       stretch.slot = slots;
-      slots += stretch.last - stretch.first + count;
+      slots += stretch.last - stretch.first + span;
     }
     const auto slot_of = [&](int64_t offset) {
       const auto [remainder, position] = place(offset);
@@ -72,15 +77,14 @@ struct TileColumns {
     };
     source_begin = axis.source;
     for (const Stretch& r : stretches) {
-      source_begin = std::min(source_begin, std::max<int64_t>(0, (begin + r.first) * axis.source_step + r.remainder));
-      source_end = std::max(
-          source_end, std::min(axis.source, (begin + count - 1 + r.last) * axis.source_step + r.remainder + 1));
+      source_begin = std::min(source_begin, std::max<int64_t>(0, column_of(r.remainder, r.first)));
+      source_end = std::max(source_end, std::min(axis.source, column_of(r.remainder, r.last + span - 1) + 1));
     }
     source_begin = std::min(source_begin, source_end);
     slot_of_source.assign(source_end - source_begin, -1);
     for (const Stretch& r : stretches) {
-      for (int64_t i = 0; i < r.last - r.first + count; ++i) {
-        const int64_t column = (begin + r.first + i) * axis.source_step + r.remainder;
+      for (int64_t i = 0; i < r.last - r.first + span; ++i) {
+        const int64_t column = column_of(r.remainder, r.first + i);
         if (column >= 0 && column < axis.source) {
           slot_of_source[column - source_begin] = static_cast<int32_t>(r.slot + i);
         } else {
@@ -89,7 +93,7 @@ struct TileColumns {
       }
     }
     for (int64_t i = 0; i < surplus; ++i) outside.push_back({slots++, -1});
-    in_order = axis.source_step == 1 && stretches.size() == 1;
+    in_order = modulus == 1 && stretches.size() == 1;
     for (const auto& phase : axis.phases) {
       std::vector<ColumnRun> phase_runs;
       for (const AxisTap& tap : phase) {
@@ -104,7 +108,8 @@ struct TileColumns {
     }
   }
 
-  int64_t begin, count;
+  int64_t begin, count, source_step;
+  int64_t step;  // slots between the columns that a tap reads for neighbouring targets
   int64_t slots = 0;
   int64_t source_begin = 0, source_end = 0;
   std::vector<int32_t> slot_of_source;  // of the columns [source_begin, source_end); -1: not read
@@ -147,16 +152,53 @@ struct TileRows {
   std::vector<int64_t> source;  // rows in slot order
 };
 
+// A packed tile leaves room in a 1 MB L2 cache for a weight panel.
+constexpr int64_t kTileBytes = 384 << 10;
+
+struct Tiling {
+  // Rows and columns of base positions in a tile, and how many tiles cover the target.
+  int64_t rows, columns, row_tiles, column_tiles;
+};
+
+// Tiles of one of `images` images whose packed slots take that many bytes each; where columns are cut, into multiples
+// of `grain`.
+inline Tiling choose_tiling(const Correlation& c, int64_t images, int64_t bytes_per_slot, int64_t grain) {
+  const int64_t I = c.h.positions(), J = c.w.positions();
+  const auto bytes = [&](int64_t rows, int64_t columns) {
+    return c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
+  };
+  Tiling t{I, J, 1, 1};
+  while (t.rows > 1 && bytes(t.rows, t.columns) > kTileBytes) t.rows = ceil_div(t.rows, 2);
+  while (t.columns > 2 * grain && bytes(t.rows, t.columns) > kTileBytes) {
+    t.columns = ceil_div(ceil_div(t.columns, 2), grain) * grain;
+  }
+  // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
+  while (images * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4) {
+    t.rows = ceil_div(t.rows, 2);
+  }
+  t.row_tiles = ceil_div(I, t.rows);
+  t.column_tiles = ceil_div(J, t.columns);
+  return t;
+}
+
 // Sorts each phase's taps so that neighbours in memory become neighbours in the list, and numbers them.
 inline void order_taps(CorrelationAxis& axis) {
   int64_t order = 0;
   for (auto& phase : axis.phases) {
     std::sort(phase.begin(), phase.end(), [&](const AxisTap& a, const AxisTap& b) {
-      const int64_t ra = floor_mod(a.offset, axis.source_step), rb = floor_mod(b.offset, axis.source_step);
+      const int64_t modulus = axis.by_remainder ? axis.source_step : 1;
+      const int64_t ra = floor_mod(a.offset, modulus), rb = floor_mod(b.offset, modulus);
       return ra != rb ? ra < rb : a.offset < b.offset;
     });
     for (AxisTap& tap : phase) tap.order = order++;
   }
+}
+
+// Columns in their own order where taps leave none of them out: runs get longer.
+inline void keep_column_order(CorrelationAxis& axis) {
+  const auto& taps = axis.phases[0];
+  if (axis.phases.size() != 1 || taps.size() < 2) return;
+  axis.by_remainder = taps[1].offset - taps[0].offset != 1 || static_cast<int64_t>(taps.size()) < axis.source_step;
 }
 
 // Taps that some target reads through; a stride beyond the image leaves others unused.
