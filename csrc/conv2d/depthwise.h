@@ -9,25 +9,22 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-// Planes that are better gathered into vectors of channels: rows that would fill a vector badly or not much more.
+// Whether planes are better gathered into vectors of channels: where there are enough of one filter each, and both
+// planes of a vector fit in the second cache. Then grad_weight, which needs no sums over lanes, always is; the others
+// are where rows would fill vectors badly, be read in steps, or where windows are so large that it pays to skip columns
+// of padding, too.
 template <typename T>
-bool gathers_planes(const Correlation& c) {
-  constexpr int64_t kPixels = 256;
-  return c.source_channels == 1 && c.target_channels == 1 && c.w.positions() <= kLanes<T> &&
-         c.h.source * c.w.source <= 4 * kPixels && c.h.target * c.w.target <= 4 * kPixels;
-}
-
-// Whether the taps of a row fill vectors as well as the columns of the output do, and a packed plane fits in a cache.
-template <typename T>
-bool has_large_windows(const Correlation& c) {
-  constexpr int64_t kBytes = 1 << 20;
+bool gathers_planes(const Correlation& c, bool grad_weight) {
+  constexpr int64_t kPixels = 4096, kManyTaps = 49;
   constexpr int lanes = kLanes<T>;
-  return 4 * c.w.kernel > 3 * lanes && c.h.source * (c.w.source + c.w.kernel) * static_cast<int64_t>(sizeof(T)) <= kBytes;
+  return c.source_channels == 1 && c.target_channels == 1 && 2 * c.groups >= lanes &&
+         c.h.source * c.w.source <= kPixels && c.h.target * c.w.target <= kPixels &&
+         (grad_weight || 2 * c.w.positions() <= 3 * lanes || c.w.source_step > 1 ||
+          c.h.kernel * c.w.kernel >= kManyTaps);
 }
 
 template <typename scalar_t>
 void depthwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  using acc_t = Compute<scalar_t>;
   const auto input = static_cast<scalar_t*>(arguments.input);
   const auto weight = static_cast<scalar_t*>(arguments.weight);
   const auto output = static_cast<scalar_t*>(arguments.output);
@@ -36,12 +33,12 @@ void depthwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   order_taps(c.h);
   order_taps(c.w);
   const int64_t work = multiplications(problem.geometry);
-  const bool gathers = gathers_planes<acc_t>(c);
-  if (problem.pass == Conv2dPass::grad_weight) {
-    const auto run = c.channels_last              ? depthwise_channels_grad_weight<scalar_t>
-                     : gathers                    ? depthwise_gathered_grad_weight<scalar_t>
-                     : has_large_windows<acc_t>(c) ? depthwise_planes_grad_large_weight<scalar_t>
-                                                  : depthwise_planes_grad_weight<scalar_t>;
+  const bool grad_weight = problem.pass == Conv2dPass::grad_weight;
+  const bool gathers = gathers_planes<Compute<scalar_t>>(c, grad_weight);
+  if (grad_weight) {
+    const auto run = c.channels_last ? depthwise_channels_grad_weight<scalar_t>
+                     : gathers       ? depthwise_gathered_grad_weight<scalar_t>
+                                     : depthwise_planes_grad_weight<scalar_t>;
     return run(c, work, input, output, weight);
   }
   const auto run = c.channels_last ? depthwise_channels<scalar_t>

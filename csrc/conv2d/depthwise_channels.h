@@ -1,11 +1,11 @@
 // Depthwise convolution over vectors of channels, one filter a channel: of channels_last images, and of contiguous ones
 // whose planes are so small that they are better transposed.
 //
-// A block is a vector of channels of up to 14 neighbouring targets, whose sums stay in registers over all taps. It reads
-// each pixel of a source row once for up to seven neighbouring taps, whose weights are in registers, too: 3x3 loads
-// 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so that both are bound by FMAs where the pixels are in
-// the first cache. That is what the order of the blocks is for: down a band of rows, in a tile as wide as a block and
-// as many channels as fit in that cache, so that each pixel comes in once for all R rows of the window.
+// A block is a vector of channels of up to 14 neighbouring targets, whose sums stay in registers over all taps. It
+// reads each pixel of a source row once for up to seven neighbouring taps, whose weights are in registers, too: 3x3
+// loads 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so that both are bound by FMAs where the pixels
+// are in the first cache. That is what the order of the blocks is for: down a band of rows, in a tile as wide as a
+// block and as many channels as fit in that cache, so that each pixel comes in once for all R rows of the window.
 #pragma once
 
 #include "packing.h"
@@ -68,20 +68,20 @@ struct RowTap {
 // What one call of a kernel goes through: one tile of columns, some rows of targets and some vectors of channels.
 template <typename scalar_t>
 struct DepthwiseBlocks {
-  const scalar_t* source;      // the image's pixel 0
-  const RowTap* rows;          // of all rows of targets
-  const int64_t* row_begin;    // where those of a row of targets begin
-  int64_t begin, end;          // rows of targets
+  const scalar_t* source;    // the image's pixel 0
+  const RowTap* rows;        // of all rows of targets
+  const int64_t* row_begin;  // where those of a row of targets begin
+  int64_t begin, end;        // rows of targets
   int64_t vector_begin, vector_end, channels;
-  int64_t row, step;           // elements from one row of the source to the next, and between what neighbours read
-  int64_t first;               // elements from a row's start to what the first target reads at offset 0
-  int64_t pixel;               // elements of a pixel of the source
+  int64_t row, step;  // elements from one row of the source to the next, and between what neighbours read
+  int64_t first;      // elements from a row's start to what the first target reads at offset 0
+  int64_t pixel;      // elements of a pixel of the source
   const ColumnTaps* taps;
   const int64_t* columns;      // elements from a row's start to what the first target reads at offset i, -1: zero
   Compute<scalar_t>* filters;  // [vector][row of the kernel][tap in ColumnTaps' order][lane]; grad_weight adds to them
   int64_t filter_size;         // elements of a vector's
   const Compute<scalar_t>* bias;
-  scalar_t* target;            // the first target of row 0, or its gradient
+  scalar_t* target;  // the first target of row 0, or its gradient
   int64_t target_row, target_step;
 };
 
@@ -92,8 +92,8 @@ int64_t first_channel(int64_t i, int64_t channels) {
   return channels < lanes ? 0 : std::min(i * lanes, channels - lanes);
 }
 
-// Calls visit(first tap of the run in filter, row of the source, offset of the run, its taps as a constant) for all runs
-// of a row of targets.
+// Calls visit(first tap of the run in filter, row of the source, offset of the run, its taps as a constant) for all
+// runs of a row of targets.
 template <int kTaps, typename T, typename scalar_t, typename Visit>
 CONVOPS_INLINE void for_each_run(
     const DepthwiseBlocks<scalar_t>& b, int64_t target_row, T* filters, const Visit& visit) {
@@ -159,8 +159,7 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
       const scalar_t* const source = b.source + channel;
-      const Vector<acc_t> start =
-          b.bias == nullptr ? Vector<acc_t>{} : load_partial(b.bias + channel, channel_lanes);
+      const Vector<acc_t> start = b.bias == nullptr ? Vector<acc_t>{} : load_partial(b.bias + channel, channel_lanes);
       Vector<acc_t> sum[kPixels];
 #pragma GCC unroll 14
       for (int j = 0; j < kPixels; ++j) sum[j] = start;
@@ -284,8 +283,8 @@ class ChannelPlan {
           begin = std::min(begin, count - pixels);
         }
         const int64_t first = begin * w.source_step;
-        const bool inside = first + taps[phase].least >= 0 &&
-                            first + (pixels - 1) * w.source_step + taps[phase].most < w.source;
+        const bool inside =
+            first + taps[phase].least >= 0 && first + (pixels - 1) * w.source_step + taps[phase].most < w.source;
         tiles.push_back({static_cast<int64_t>(phase), begin, pixels, inside});
         begin += pixels;
       }
@@ -330,14 +329,14 @@ class ChannelPlan {
   }
 
   CorrelationAxis h, w;
-  std::vector<ColumnTaps> taps;     // by phase
-  int64_t least = 0, most = 0;      // offset along the columns
-  std::vector<int64_t> columns;     // the pixel that each position from `least` on reads, -1: none
+  std::vector<ColumnTaps> taps;  // by phase
+  int64_t least = 0, most = 0;   // offset along the columns
+  std::vector<int64_t> columns;  // the pixel that each position from `least` on reads, -1: none
   std::vector<ChannelTile> tiles;
-  std::vector<RowTap> rows;         // of all rows of targets
-  std::vector<int64_t> row_begin;   // where those of a row of targets begin
-  std::vector<int64_t> tap_begin;   // where the taps of a phase begin
-  std::vector<int64_t> of_tap;      // where a tap of the kernel is, -1: no target reads through it
+  std::vector<RowTap> rows;        // of all rows of targets
+  std::vector<int64_t> row_begin;  // where those of a row of targets begin
+  std::vector<int64_t> tap_begin;  // where the taps of a phase begin
+  std::vector<int64_t> of_tap;     // where a tap of the kernel is, -1: no target reads through it
 };
 
 // Calls visit(blocks, pixels, inside) for all tiles of columns and groups of channels, in an order that keeps what

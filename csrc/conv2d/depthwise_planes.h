@@ -2,26 +2,27 @@
 //
 // A band of a plane is first packed (see packing.h): padding columns added, for strides sorted by remainder, widened.
 // That costs a load and a store a vector and makes every read of a block full, whatever the borders. A block is 7 rows
-// of up to 2 vectors of targets, or 4 rows of up to 4, whose sums stay in registers over up to 7 rows of the window.
-// It loads a vector of a packed row at each column tap once for all the rows of targets that read it: 7x7 on 7 x 2
-// vectors loads 7 * (13 * 2 + 49) vectors for 686 FMAs. Most of those loads are not aligned and take two turns, so that
-// loads (101 a column tap, two a cycle) and FMAs (98, two a cycle) are even. Rows of padding are skipped, which for
-// 31x31 at 28 rows is a quarter of the work.
+// of 2 vectors of targets, whose sums stay in registers over up to 7 rows of the window. It loads a vector of a packed
+// row at each column tap once for all the rows of targets that read it: 7x7 loads 7 * (13 * 2 + 49) vectors for 686
+// FMAs. Most of the 13 * 2 are not aligned and take two turns, so that loads (101 a column tap, two a cycle) and FMAs
+// (98, two a cycle) are even; 4 rows of 4 vectors need fewer loads and are slower all the same. Rows of padding are
+// skipped, which for 31x31 at 28 rows is a quarter of the work. Reached in the first cache, without packing: 40 % of
+// the peak of FMAs for 3x3, 60 % for 5x5, 65 to 75 % for 7x7, 85 % for 31x31. Packing adds a quarter for 3x3, a seventh
+// for 7x7. In images, 3x3 moves 14 GB/s a core, about what reaching memory allows.
 #pragma once
 
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "packing.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-// Vectors of a block at most, rows of a block of that many vectors, and rows of the window that it takes at once.
-constexpr int kBlockVectors = kVectorRegisters >= 32 ? 4 : 2;
-constexpr int block_rows(int64_t vectors) {
-  return kVectorRegisters >= 32 && vectors <= 2 ? 7 : 4;
-}
-constexpr int kMostBlockRows = block_rows(1);
+// Rows and vectors of a block, and rows of the window that it takes at once.
+constexpr int kBlockRows = kVectorRegisters >= 32 ? 7 : 4;
+constexpr int kBlockVectors = 2;
 constexpr int kRunRows = 7;
 // Rows and columns of taps whose sums a block of grad_weight holds.
 constexpr int kGradientRows = kVectorRegisters >= 32 ? 3 : 1;
@@ -30,9 +31,8 @@ constexpr int kGradientColumns = 7;
 // Calls step(std::integral_constant<int, i>()) for i = 0 ... n - 1.
 template <int n, typename Step>
 CONVOPS_INLINE void unroll(const Step& step) {
-  [&]<int... i>(std::integer_sequence<int, i...>) CONVOPS_INLINE_LAMBDA {
-    (step(std::integral_constant<int, i>()), ...);
-  }(std::make_integer_sequence<int, n>());
+  [&]<int... i>(std::integer_sequence<int, i...>)
+      CONVOPS_INLINE_LAMBDA { (step(std::integral_constant<int, i>()), ...); }(std::make_integer_sequence<int, n>());
 }
 
 // Taps of an axis that read what its neighbours read one target further on, where targets are `spacing` apart.
@@ -110,7 +110,10 @@ void pack_plane_row(const scalar_t* row, const PlaneColumns& plane, Compute<scal
   if (columns.in_order) {
     acc_t* to = packed + slot_of[0];
     int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
+    for (; i + lanes <= count; i += lanes) {
+      prefetch_ahead(from + i);
+      store(to + i, load(from + i));
+    }
     if (i == count) return;
     if (count >= lanes) {
       store(to + count - lanes, load(from + count - lanes));
@@ -146,65 +149,72 @@ struct PlaneBlock {
   int64_t target_row, row_count, count;  // elements between rows; rows and targets in a row
 };
 
-template <typename T, int kRows, int kTaps, int kVectors>
+// kColumns: the column taps, 0 for any number. A loop over few of them would cost more in mispredicted ends.
+template <typename T, int kTaps, int kVectors, int kColumns>
 void correlate_plane_block(const PlaneBlock<T>& b) {
   constexpr int lanes = kLanes<T>;
   constexpr int last_vector = kVectors - 1;
   const int64_t tail = b.count - last_vector * lanes;
-  Vector<T> sum[kRows][kVectors];
-  unroll<kRows>([&](auto r) CONVOPS_INLINE_LAMBDA {
+  Vector<T> sum[kBlockRows][kVectors];
+  unroll<kBlockRows>([&](auto r) CONVOPS_INLINE_LAMBDA {
     const T* const from = b.target + r * b.target_row;
     const bool add = b.accumulate && r < b.row_count;
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      sum[r][v] = !add ? broadcast(b.start) : v < last_vector ? load(from + v * lanes)
-                                                               : load_partial(from + v * lanes, tail);
+      sum[r][v] = !add              ? broadcast(b.start)
+                  : v < last_vector ? load(from + v * lanes)
+                                    : load_partial(from + v * lanes, tail);
     }
   });
-  unroll<kRows + kTaps - 1>([&](auto row) CONVOPS_INLINE_LAMBDA {
+  unroll<kBlockRows + kTaps - 1>([&](auto row) CONVOPS_INLINE_LAMBDA {
     constexpr int i = row;
-    constexpr int first = i < kTaps ? 0 : i - kTaps + 1, last = i < kRows ? i : kRows - 1;
+    constexpr int first = i < kTaps ? 0 : i - kTaps + 1, last = i < kBlockRows ? i : kBlockRows - 1;
     if (b.rows[i] < 0) return;
     const T* const from = b.source + b.rows[i];
-    const T* w = b.weights;
-    for (const int64_t* slot = b.slots; slot < b.slots + b.columns; ++slot, w += kTaps) {
+    const auto add = [&](int64_t s) CONVOPS_INLINE_LAMBDA {
+      const T* const row = from + b.slots[s];
+      const T* const w = b.weights + s * kTaps;
       Vector<T> x[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        x[v] = load(from + *slot + v * lanes);
+        x[v] = load(row + v * lanes);
         CONVOPS_PIN(x[v]);
       }
       unroll<last - first + 1>([&](auto j) CONVOPS_INLINE_LAMBDA {
         constexpr int r = first + j;
         Vector<T> weight = broadcast(w[i - r]);
         if constexpr (kVectors > 1) CONVOPS_PIN(weight);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sum[r][v] += x[v] * weight;
       });
+    };
+    if constexpr (kColumns > 0) {
+      unroll<kColumns>([&](auto s) CONVOPS_INLINE_LAMBDA { add(s); });
+    } else {
+      for (int64_t s = 0; s < b.columns; ++s) add(s);
     }
   });
-  unroll<kRows>([&](auto r) CONVOPS_INLINE_LAMBDA {
+  unroll<kBlockRows>([&](auto r) CONVOPS_INLINE_LAMBDA {
     if (r >= b.row_count) return;
     T* const to = b.target + r * b.target_row;
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < last_vector; ++v) store(to + v * lanes, sum[r][v]);
     store_partial(to + last_vector * lanes, sum[r][last_vector], tail);
   });
 }
 
 template <typename T>
-void correlate_plane_block(int64_t rows, int64_t taps, int64_t vectors, const PlaneBlock<T>& b) {
-  const auto with_rows = [&]<int kRows, int kVectors>() {
-    select_instance<kRunRows>(taps, []<int kTaps>() {
-      return &correlate_plane_block<T, kRows, kTaps, kVectors>;
-    })(b);
+void correlate_plane_block(int64_t taps, int64_t vectors, const PlaneBlock<T>& b) {
+  const auto with_vectors = [&]<int kVectors>() {
+    const auto any =
+        select_instance<kRunRows>(taps, []<int kTaps>() { return &correlate_plane_block<T, kTaps, kVectors, 0>; });
+    const auto square = select_instance<kRunRows>(taps, []<int kTaps>() {
+      return &correlate_plane_block < T, kTaps, kVectors, kTaps == 3 || kTaps == 5 || kTaps == 7 ? kTaps : 0 > ;
+    });
+    (b.columns == taps ? square : any)(b);
   };
-  switch (vectors) {
-    case 1: return rows == 4 ? with_rows.template operator()<4, 1>() : with_rows.template operator()<kMostBlockRows, 1>();
-    case 2: return rows == 4 ? with_rows.template operator()<4, 2>() : with_rows.template operator()<kMostBlockRows, 2>();
-    case 3: return with_rows.template operator()<4, kBlockVectors - 1>();
-    default: return with_rows.template operator()<4, kBlockVectors>();
-  }
+  static_assert(kBlockVectors == 2);
+  vectors == 1 ? with_vectors.template operator()<1>() : with_vectors.template operator()<2>();
 }
 
 // Rows of targets of one phase that a block computes, and its runs of rows of the window.
@@ -212,15 +222,15 @@ struct PlaneRows {
   int64_t target, step, count;  // the first row, from one to the next, and how many
   int64_t phase;
   struct Run {
-    int64_t taps, first;  // place of its first tap in the phase
-    std::array<int64_t, kMostBlockRows + kRunRows - 1> rows;  // packed rows in turn, -1: zeros
+    int64_t taps, first;                                  // place of its first tap in the phase
+    std::array<int64_t, kBlockRows + kRunRows - 1> rows;  // packed rows in turn, -1: zeros
   };
   std::vector<Run> runs;
 };
 
 // The base positions [begin, begin + count) along the rows.
 struct PlaneBand {
-  PlaneBand(const CorrelationAxis& axis, int64_t begin, int64_t count, int64_t block) : rows(axis, begin, count) {
+  PlaneBand(const CorrelationAxis& axis, int64_t begin, int64_t count) : rows(axis, begin, count) {
     for (size_t phase = 0; phase < axis.phases.size(); ++phase) {
       const auto& taps = axis.phases[phase];
       const int64_t spacing = target_spacing(taps, axis.source_step), distance = spacing * axis.source_step;
@@ -229,10 +239,13 @@ struct PlaneBand {
       const int64_t in_phase = ceil_div(axis.target - static_cast<int64_t>(phase), axis.target_step);
       const int64_t end = std::min(begin + count, in_phase);
       for (int64_t residue = 0; residue < spacing; ++residue) {
-        for (int64_t position = begin + residue; position < end; position += block * spacing) {
+        for (int64_t position = begin + residue; position < end; position += kBlockRows * spacing) {
           PlaneRows rows_of_block{
-              position * axis.target_step + static_cast<int64_t>(phase), spacing * axis.target_step,
-              std::min(block, ceil_div(end - position, spacing)), static_cast<int64_t>(phase), {}};
+              position * axis.target_step + static_cast<int64_t>(phase),
+              spacing * axis.target_step,
+              std::min<int64_t>(kBlockRows, ceil_div(end - position, spacing)),
+              static_cast<int64_t>(phase),
+              {}};
           for (const TapRun& run : runs) {
             PlaneRows::Run packed{std::max<int64_t>(1, run.count), run.first, {}};
             packed.rows.fill(-1);
@@ -256,9 +269,9 @@ struct PlaneBand {
 inline int64_t band_positions(const CorrelationAxis& axis, int64_t row_bytes) {
   constexpr int64_t kBytes = 32 << 10;
   int64_t count = axis.positions();
-  const int64_t least = std::max<int64_t>(2 * axis.sources(1) / axis.source_step, 4 * kMostBlockRows);
+  const int64_t least = std::max<int64_t>(2 * axis.sources(1) / axis.source_step, 4 * kBlockRows);
   while (count > least && axis.sources(count) * row_bytes > kBytes) count = ceil_div(count, 2);
-  return ceil_div(count, 4 * kMostBlockRows) * 4 * kMostBlockRows;
+  return ceil_div(count, 4 * kBlockRows) * 4 * kBlockRows;
 }
 
 // What all planes of a problem share: how a packed plane is correlated with a kernel.
@@ -269,13 +282,9 @@ class PlanePlan {
  public:
   PlanePlan(const CorrelationAxis& h, const CorrelationAxis& w)
       : h(h), w(w), columns(w), pitch(columns.template pitch<T>()), lead(columns.template lead<T>()) {
-    const int64_t vectors = ceil_div(w.positions(), lanes);
-    const int64_t tiles = ceil_div(vectors, kBlockVectors);
-    tile_vectors = ceil_div(vectors, tiles);
-    rows = block_rows(tile_vectors);
     const int64_t positions = band_positions(h, pitch * sizeof(T));
     for (int64_t begin = 0; begin < h.positions(); begin += positions) {
-      bands.emplace_back(h, begin, std::min(positions, h.positions() - begin), rows);
+      bands.emplace_back(h, begin, std::min(positions, h.positions() - begin));
     }
     for (const PlaneBand& band : bands) {
       packed_size = std::max(packed_size, static_cast<int64_t>(band.rows.source.size()) * pitch);
@@ -319,14 +328,14 @@ class PlanePlan {
     if (row_taps > 0 && taps > 0) {
       weights += h.phases[block.phase][0].order * tap_count(w) + row_taps * w.phases[phase][0].order;
     }
-    std::array<int64_t, kMostBlockRows + kRunRows - 1> row_offsets;
+    std::array<int64_t, kBlockRows + kRunRows - 1> row_offsets;
     for (int64_t source = 0; source < sources; ++source) {
       for (const PlaneRows::Run& run : block.runs) {
         for (size_t i = 0; i < row_offsets.size(); ++i) {
           row_offsets[i] = run.rows[i] < 0 ? -1 : run.rows[i] * pitch;
         }
-        for (int64_t begin = 0; begin < count; begin += tile_vectors * lanes) {
-          const int64_t width = std::min(tile_vectors * lanes, count - begin);
+        for (int64_t begin = 0; begin < count; begin += kBlockVectors * lanes) {
+          const int64_t width = std::min<int64_t>(kBlockVectors * lanes, count - begin);
           const PlaneBlock<T> b{
               packed + source * packed_size + lead + begin,
               row_offsets.data(),
@@ -339,7 +348,7 @@ class PlanePlan {
               target_row,
               block.count,
               width};
-          correlate_plane_block(rows, run.taps, ceil_div(width, lanes), b);
+          correlate_plane_block(run.taps, ceil_div(width, lanes), b);
         }
       }
     }
@@ -348,7 +357,6 @@ class PlanePlan {
   CorrelationAxis h, w;
   PlaneColumns columns;
   int64_t pitch, lead, packed_size = 0;
-  int64_t tile_vectors, rows;  // of blocks
   std::vector<PlaneBand> bands;
 };
 
@@ -385,7 +393,7 @@ void depthwise_planes(
   const int64_t bands = static_cast<int64_t>(plan.bands.size());
   // Blocks write targets themselves where those are of their type and next to each other.
   const bool direct = std::is_same_v<scalar_t, acc_t> && c.w.target_step == 1;
-  const int64_t sums_row = ceil_div(c.w.positions(), lanes) * lanes, phase_size = plan.rows * sums_row;
+  const int64_t sums_row = ceil_div(c.w.positions(), lanes) * lanes, phase_size = kBlockRows * sums_row;
   parallel_for(c.N * c.groups * bands, work, [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> packed(I * plan.packed_size), weights(I * taps),
         sums(direct ? 0 : static_cast<int64_t>(c.w.phases.size()) * phase_size);
@@ -431,23 +439,6 @@ void depthwise_planes(
 }
 
 // --- grad_weight ---
-
-// Where windows are large, their gradient is the correlation of the input with the gradient of the output as the
-// kernel: targets are the taps, dilation apart, and the taps are the outputs, a stride apart.
-inline CorrelationAxis gradient_axis(const CorrelationAxis& forward) {
-  const auto& taps = forward.phases[0];
-  const auto offset = [&](int64_t tap) {
-    for (const AxisTap& t : taps) {
-      if (t.tap == tap) return t.offset;
-    }
-    return int64_t(0);
-  };
-  const int64_t dilation = forward.kernel > 1 ? offset(1) - offset(0) : 1;
-  CorrelationAxis axis{forward.target, forward.source, forward.kernel, dilation, 1, {{}}, forward.border};
-  for (int64_t p = 0; p < forward.target; ++p) axis.phases[0].push_back({p, p * forward.source_step + offset(0), 0});
-  order_taps(axis);
-  return axis;
-}
 
 // What one call of a gradient kernel goes through.
 template <typename T>
@@ -511,9 +502,8 @@ void correlate_plane_gradient(const GradientBlock<T>& block, int64_t columns) {
     GradientBlock<T> b = block;
     b.slots += first;
     b.sums += first * kLanes<T>;
-    select_instance<kGradientColumns>(last - first, []<int kTaps>() {
-      return &correlate_plane_gradient<T, kRows, kTaps>;
-    })(b);
+    select_instance<kGradientColumns>(
+        last - first, []<int kTaps>() { return &correlate_plane_gradient<T, kRows, kTaps>; })(b);
   }
 }
 
@@ -592,17 +582,16 @@ void depthwise_planes_grad_weight(
                       lane_sums.data() + (k * R + run.first + tap) * S * lanes,
                       S * lanes};
                 };
-                // Rows that all taps of the run read for some target go together, those before and after by the tap.
-                const int64_t first = std::min(run.count - 1, count), last = std::max(count, first);
-                if (first < last && run.count <= count) {
-                  correlate_plane_gradient_rows<kGradientRows>(run.count, block(first, last - first, 0), S);
+                // Tap t reads rows [t, t + count). Those that all taps of the run read go together, the others alone.
+                const int64_t first = run.count - 1;
+                const bool together = first < count;
+                if (together) {
+                  correlate_plane_gradient_rows<kGradientRows>(run.count, block(first, count - first, 0), S);
                 }
-                const bool together = run.count <= count;
                 for (int64_t tap = 0; tap < run.count; ++tap) {
-                  // Tap t reads rows [t, t + count).
-                  const int64_t early = together ? std::min(first, tap + count) : tap + count;
-                  if (tap < early) correlate_plane_gradient<1>(block(tap, early - tap, tap), S);
-                  if (together && tap > 0) correlate_plane_gradient<1>(block(count, tap, tap), S);
+                  const int64_t before = together ? first - tap : count, behind = together ? tap : 0;
+                  if (before > 0) correlate_plane_gradient<1>(block(tap, before, tap), S);
+                  if (behind > 0) correlate_plane_gradient<1>(block(count, behind, tap), S);
                 }
               }
             }
@@ -627,51 +616,6 @@ void depthwise_planes_grad_weight(
     grad_weight[group * c.weight_group + k * c.weight_target + r * c.weight_row + s * c.weight_column] =
         narrow<scalar_t>(sum);
   }
-}
-
-// The same for large windows: one plane of the gradient after the other is the kernel.
-template <typename scalar_t>
-void depthwise_planes_grad_large_weight(
-    const Correlation& c, int64_t work, const scalar_t* input, const scalar_t* grad_output, scalar_t* grad_weight) {
-  using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
-  const int64_t R = c.h.kernel, S = c.w.kernel, Q = c.w.target, K = c.target_channels;
-  const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * Q;
-  const PlanePlan<acc_t> plan(gradient_axis(c.h), gradient_axis(c.w));
-  const int64_t bands = static_cast<int64_t>(plan.bands.size()), row = ceil_div(S, lanes) * lanes;
-  parallel_for(c.groups * bands, work, [&](int64_t begin, int64_t end) {
-    const Scratch<acc_t> packed(plan.packed_size), gradient(target_plane), sums(K * R * row);
-    std::fill_n(packed.data(), plan.packed_size, acc_t(0));
-    for (int64_t item = begin; item < end; ++item) {
-      const PlaneBand& band = plan.bands[item % bands];
-      const int64_t group = item / bands;
-      std::fill_n(sums.data(), K * R * row, acc_t(0));
-      for (int64_t n = 0; n < c.N; ++n) {
-        if (bands > 1) std::fill_n(packed.data(), plan.packed_size, acc_t(0));
-        plan.pack(band, input + (n * c.groups + group) * source_plane, packed.data());
-        for (int64_t k = 0; k < K; ++k) {
-          const scalar_t* from = grad_output + ((n * c.groups + group) * K + k) * target_plane;
-          plan.pack_weights([&](int64_t p, int64_t q) { return widen(from[p * Q + q]); }, gradient.data());
-          for (const PlaneRows& block : band.blocks) {
-            plan.correlate(
-                block, 0, packed.data(), 1, gradient.data(), true, acc_t(0),
-                sums.data() + (k * R + block.target) * row, block.step * row);
-          }
-        }
-      }
-      for (int64_t k = 0; k < K; ++k) {
-        for (const PlaneRows& block : band.blocks) {
-          for (int64_t i = 0; i < block.count; ++i) {
-            const int64_t r = block.target + i * block.step;
-            for (int64_t s = 0; s < S; ++s) {
-              grad_weight[group * c.weight_group + k * c.weight_target + r * c.weight_row + s * c.weight_column] =
-                  narrow<scalar_t>(sums[(k * R + r) * row + s]);
-            }
-          }
-        }
-      }
-    }
-  });
 }
 
 }  // namespace CONVOPS_ISA
