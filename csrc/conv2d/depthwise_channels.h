@@ -211,9 +211,8 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
           b, target_row, b.filters + vector * b.filter_size,
           [&](acc_t* sums, int64_t row, int64_t offset, auto run) CONVOPS_INLINE_LAMBDA {
             constexpr int taps = run, count = kPixels + taps - 1;
-            Vector<acc_t> low[taps], high[taps] = {};
-#pragma GCC unroll 7
-            for (int t = 0; t < taps; ++t) low[t] = load(sums + t * lanes);
+            // Sums of their own, added to what there is: long sums in turn would round more.
+            Vector<acc_t> low[taps] = {}, high[taps] = {};
             for_each_pixel<count, kInside>(
                 b, source + row, channel_lanes, offset, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
@@ -223,7 +222,7 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
                   }
                 });
 #pragma GCC unroll 7
-            for (int t = 0; t < taps; ++t) store(sums + t * lanes, low[t] + high[t]);
+            for (int t = 0; t < taps; ++t) store(sums + t * lanes, load(sums + t * lanes) + (low[t] + high[t]));
           });
     }
   }
