@@ -150,6 +150,14 @@ CASES = [
     Case((2, 6, 9, 9), (18, 1, 3, 3), groups=6, padding=1),
     Case((2, 3, 9, 9), (30, 1, 3, 3), groups=3, padding=1),
     Case((1, 4, 12, 12), (4, 1, 11, 11), groups=4, padding=5),
+    # Depthwise over vectors of columns (few or wide planes, several filters), of channels with a last one of few, in
+    # bands of rows, in steps both ways, and with windows of several runs of taps.
+    Case((2, 20, 9, 40), (20, 1, 3, 3), groups=20, padding=1),
+    Case((2, 17, 7, 7), (17, 1, 7, 7), groups=17, padding=3),
+    Case((2, 3, 15, 50), (6, 1, 13, 15), groups=3, padding=(6, 7)),
+    Case((1, 2, 130, 70), (2, 1, 5, 3), groups=2, padding=1, stride=(1, 2)),
+    Case((1, 19, 11, 37), (19, 1, 4, 9), groups=19, padding=((3, 5), (4, 2)), stride=(3, 2), dilation=(2, 1)),
+    Case((1, 9, 20, 35), (9, 1, 9, 3), groups=9, padding=((8, 9), (3, 2)), dilation=(2, 3)),
     Case((3, 8, 9), (5, 3, 3, 3), padding=1),
     Case((4, 8, 9), (4, 1, 3, 3), padding=1, groups=4, stride=2),
     Case((0, 3, 8, 9), (5, 3, 3, 3), padding=1),
@@ -389,14 +397,28 @@ def test_zero_channels(device: str) -> None:
     torch.testing.assert_close(conv2d(x, w, b), b[None, :, None, None].expand(2, 3, 3, 3))
 
 
-def test_nan_and_inf_reach_exactly_the_outputs_that_read_them(device: str) -> None:
-    for layout in LAYOUTS:
-        x, w = random(2, 3, 9, 9), random(4, 3, 3, 3)
-        x[0, 1, 2, 3], x[1, 2, 8, 8] = float("nan"), float("inf")
-        y = conv2d(in_layout(x, layout).to(device), w.to(device), padding=1).cpu()
-        expected = F.conv2d(x.double(), w.double(), padding=1)
-        assert torch.equal(y.isnan(), expected.isnan())
-        assert torch.equal(y.isinf(), expected.isinf())
+@pytest.mark.parametrize(
+    "input_size, weight_size, groups",
+    [((2, 3, 9, 9), (4, 3, 3, 3), 1), ((2, 17, 9, 9), (17, 1, 3, 5), 17), ((2, 3, 9, 37), (6, 1, 3, 4), 3)],
+    ids=["dense", "depthwise", "wide depthwise"],
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nan_and_inf_reach_exactly_what_reads_them(
+    device: str, input_size: tuple[int, ...], weight_size: tuple[int, ...], groups: int, layout: str
+) -> None:
+    x, w = random(*input_size), random(*weight_size)
+    x[0, 1, 2, 3], x[1, 2, 8, -1] = float("nan"), float("inf")
+    w64 = w.double().requires_grad_()
+    expected = F.conv2d(x.double(), w64, padding=1, groups=groups)
+    y = conv2d(in_layout(x, layout).to(device), w.to(device), padding=1, groups=groups).cpu()
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y.isinf(), expected.isinf())
+    dy = random(*expected.shape)
+    (dw64,) = torch.autograd.grad(expected, w64, dy.double())
+    window = ([1, 1], [1, 1, 1, 1], [1, 1], groups)
+    dy, x = (in_layout(tensor, layout).to(device) for tensor in (dy, x))
+    dw = ops.conv2d_grad_weight(dy, x, weight_size[-2:], *window).cpu()
+    assert torch.equal(dw.isfinite(), dw64.isfinite())
 
 
 LARGE = [
