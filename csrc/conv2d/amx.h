@@ -35,15 +35,17 @@ inline int64_t tile_depth(const Correlation& c) {
   return round_up(c.source_channels * (joins_columns(c) ? c.w.kernel : 1), kTileDepth);
 }
 
-// Copies neighbouring slots [width] so that the column taps of target j lie in a row at to[j * depth].
+// Copies slots [width] so that the columns that target j reads lie side by side at to[j * depth], and zeros behind them.
 inline void join_columns(
-    const bfloat16* slots, int64_t width, const std::vector<ColumnRun>& runs, int64_t count, int64_t depth, bfloat16* to) {
+    const bfloat16* slots, int64_t width, int64_t step, const std::vector<ColumnRun>& runs, int64_t count,
+    int64_t depth, bfloat16* to) {
   for (const ColumnRun& run : runs) {
-    const int64_t length = run.taps * width;
+    const int64_t length = run.taps * width, first = run.order * width;
+    const int64_t room = &run == &runs.back() ? depth - first : length;
     for (int64_t j = 0; j < count; ++j) {
-      const bfloat16* from = slots + (run.slot + j) * width;
-      bfloat16* out = to + j * depth + run.order * width;
-      for (int64_t i = 0; i < length; i += 32) copy_values(out + i, from + i, length - i, length - i);
+      const bfloat16* from = slots + (run.slot + j * step) * width;
+      bfloat16* out = to + j * depth + first;
+      for (int64_t i = 0; i < room; i += 32) copy_values(out + i, from + i, length - i, room - i);
     }
   }
 }
@@ -55,9 +57,13 @@ inline void correlate_tiles(
   static_assert(block == kBlock<float>);
   const Conv2dGeometry geometry = join_rows(problem.geometry);
   Correlation c = make_correlation(geometry, problem.pass == Conv2dPass::grad_input);
-  order_taps(c.h);
-  order_taps(c.w);
   const bool joined = joins_columns(c);
+  // Joined columns are packed as they lie in the image.
+  CorrelationAxis packed_axis = c.w;
+  if (joined) packed_axis.source_step = 1;
+  order_taps(c.h);
+  order_taps(packed_axis);
+  c.w.phases = packed_axis.phases;
   const int64_t depth = tile_depth(c), depth_blocks = depth / kTileDepth;
   const int64_t row_taps = tap_count(c.h), column_taps = tap_count(c.w);
   const ChannelBlocks channels(c.source_channels, joined ? std::max<int64_t>(c.source_channels, 1) : kTileDepth);
@@ -105,17 +111,19 @@ inline void correlate_tiles(
                     n = tile / (t.column_tiles * t.row_tiles * c.groups);
       const int64_t i0 = row_tile * t.rows, j0 = column_tile * t.columns;
       const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
-      const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
+      const int64_t count = std::min(t.columns, c.w.positions() - j0);
+      const int64_t packed_step = joined ? c.w.source_step : 1;
+      const TileColumns columns(packed_axis, j0 * packed_step, (count - 1) * packed_step + 1);
       const bfloat16* image =
           source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
 
       // Where left tiles are: of a row, of a column tap at the first target, from target to target and from block to
       // block.
-      const int64_t part = part_of(columns.count);
+      const int64_t part = part_of(count);
       const bool in_place =
           c.channels_last && !joined && c.source_channels % kTileDepth == 0 && columns.outside.empty();
       const int64_t packed_rows = static_cast<int64_t>(rows.source.size()) + 1;
-      const int64_t packed_row = columns.slots * channels.width, joined_row = columns.count * depth;
+      const int64_t packed_row = columns.slots * channels.width, joined_row = count * depth;
       const int64_t left_stride = in_place ? c.w.source_step * source_pixel : joined ? depth : kTileDepth;
       const int64_t left_row = in_place ? c.w.source * source_pixel : joined ? joined_row : packed_row;
       const int64_t left_block = in_place || joined ? kTileDepth : packed_rows * packed_row;
@@ -130,10 +138,9 @@ inline void correlate_tiles(
         zeros = left + (packed_rows - 1) * packed_row;
       }
       if (joined) {
-        std::fill_n(joined_packed.data(), packed_rows * joined_row, bfloat16{0});
-        for (int64_t r = 0; r + 1 < packed_rows; ++r) {
+        for (int64_t r = 0; r < packed_rows; ++r) {
           join_columns(
-              left + r * packed_row, channels.width, columns.runs[0], columns.count, depth,
+              left + r * packed_row, channels.width, packed_step, columns.runs[0], count, depth,
               joined_packed.data() + r * joined_row);
         }
         left = joined_packed.data();
@@ -163,97 +170,129 @@ inline void correlate_tiles(
       const int64_t row_panel = (joined ? depth_blocks : column_taps) * kPanelValues;
       const int64_t blocks = joined ? 1 : depth_blocks;
 
-      // Rows of targets are written one at a time, or two where a row has an odd number of parts.
+      // Parts are multiplied in pairs and written together: a pair at once, or the parts of all column phases of a row.
       const int64_t w0 = j0 * c.w.target_step;
-      const int64_t width = std::min(W - w0, columns.count * c.w.target_step);
-      const int64_t most_parts = ceil_div(columns.count, part), group_rows = most_parts % 2 == 0 ? 1 : 2;
-      // Parts of a phase with fewer targets than a part end behind the row.
-      const int64_t buffer_row = (columns.count + part) * c.w.target_step * block;
-      const Scratch<float> buffer(group_rows * buffer_row);
-      struct Part {
-        int64_t row, phase, first;
-      };
+      const int64_t width = std::min(W - w0, count * c.w.target_step);
+      const bool by_rows = c.w.target_step > 1;
+      const int64_t row_size = (count + part) * c.w.target_step * block;  // a phase may have fewer targets than a part
+      const Scratch<float> buffer(by_rows ? 2 * row_size : kTileBlock * block);
       struct Pair {
         int64_t begin, end, first_out, second_out;  // second_out < 0: none
       };
-      struct RowGroup {
-        int64_t begin, end;  // of pairs
-        std::vector<int64_t> rows;
+      struct Stretch {
+        int64_t at, row, column, count;
+      };
+      struct Group {
+        int64_t pairs_end, stretches_end;
       };
       std::vector<TileStep> steps;
       std::vector<Pair> pairs;
-      std::vector<RowGroup> row_groups;
-      for (size_t row_phase = 0; row_phase < c.h.phases.size(); ++row_phase) {
-        const auto& row_taps_of = c.h.phases[row_phase];
-        const auto row_of = [&](int64_t i) { return i * c.h.target_step + static_cast<int64_t>(row_phase); };
-        for (int64_t i = i0; i < i0 + rows.count && row_of(i) < H; i += group_rows) {
-          RowGroup row_group{static_cast<int64_t>(pairs.size()), 0, {}};
-          for (int64_t g = 0; g < group_rows && i + g < i0 + rows.count && row_of(i + g) < H; ++g) {
-            row_group.rows.push_back(row_of(i + g));
+      std::vector<Stretch> stretches;
+      std::vector<Group> groups;
+      struct Part {
+        int64_t i, first;
+      };
+      const auto add_pair = [&](const std::vector<AxisTap>& row_taps_of, const std::vector<ColumnTap>& taps,
+                                const Part& first, const Part* second) {
+        Pair pair{static_cast<int64_t>(steps.size()), 0, 0, -1};
+        for (const AxisTap& r : row_taps_of) {
+          const auto slot_of = [&](const Part& p) {
+            const int64_t position = p.i * c.h.source_step + r.offset;
+            return in_place ? c.h.pixel(position) : rows.slot(position);
+          };
+          const int64_t first_slot = slot_of(first), second_slot = second == nullptr ? -1 : slot_of(*second);
+          if (first_slot < 0 && second_slot < 0) continue;
+          for (const ColumnTap& s : taps) {
+            const auto tile_at = [&](int64_t slot, int64_t target) {
+              return slot < 0 ? zeros : left + slot * left_row + s.at + target * left_stride;
+            };
+            steps.push_back(
+                {tile_at(first_slot, first.first), tile_at(second_slot, second == nullptr ? 0 : second->first),
+                 r.order * row_panel + s.panel});
           }
+        }
+        pair.end = static_cast<int64_t>(steps.size());
+        pairs.push_back(pair);
+      };
+      for (size_t row_phase = 0; row_phase < c.h.phases.size(); ++row_phase) {
+        const auto row_of = [&](int64_t i) { return i * c.h.target_step + static_cast<int64_t>(row_phase); };
+        int64_t i_end = i0;
+        while (i_end < i0 + rows.count && row_of(i_end) < H) ++i_end;
+        const int64_t group_rows = by_rows ? 2 : i_end - i0;
+        for (int64_t i = i0; i < i_end; i += group_rows) {
+          const int64_t group_end = std::min(i + group_rows, i_end);
           for (size_t phase = 0; phase < c.w.phases.size(); ++phase) {
             const int64_t targets = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
             std::vector<Part> parts;
-            for (size_t g = 0; g < row_group.rows.size(); ++g) {
+            for (int64_t row = i; row < group_end; ++row) {
               // The last part starts early rather than being shorter: the targets it repeats come out the same.
               for (int64_t j = 0; j < targets; j += part) {
-                parts.push_back({static_cast<int64_t>(g), static_cast<int64_t>(phase),
-                                 std::max<int64_t>(0, std::min(j, targets - part))});
+                parts.push_back({row, std::max<int64_t>(0, std::min(j, targets - part))});
               }
             }
             for (size_t p = 0; p < parts.size(); p += 2) {
-              const bool both = p + 1 < parts.size();
-              const Part &first = parts[p], &second = parts[both ? p + 1 : p];
-              const auto out = [&](const Part& q) {
-                return q.row * buffer_row + (q.first * c.w.target_step + q.phase) * block;
-              };
-              Pair pair{static_cast<int64_t>(steps.size()), 0, out(first), both ? out(second) : -1};
-              for (const AxisTap& r : row_taps_of) {
-                const auto slot_of = [&](const Part& q) {
-                  const int64_t position = (i + q.row) * c.h.source_step + r.offset;
-                  return in_place ? c.h.pixel(position) : rows.slot(position);
+              const Part& first = parts[p];
+              const Part* second = p + 1 < parts.size() ? &parts[p + 1] : nullptr;
+              add_pair(c.h.phases[row_phase], column_taps_of[phase], first, second);
+              Pair& pair = pairs.back();
+              if (by_rows) {
+                const auto out = [&](const Part& q) {
+                  return (q.i - i) * row_size + (q.first * c.w.target_step + static_cast<int64_t>(phase)) * block;
                 };
-                const int64_t slots[2] = {slot_of(first), slot_of(second)};
-                if (slots[0] < 0 && slots[1] < 0) continue;
-                for (const ColumnTap& s : column_taps_of[phase]) {
-                  const auto tile_at = [&](const Part& q, int64_t slot) {
-                    return slot < 0 ? zeros : left + slot * left_row + s.at + q.first * left_stride;
-                  };
-                  steps.push_back(
-                      {tile_at(first, slots[0]), tile_at(second, slots[1]), r.order * row_panel + s.panel});
-                }
+                pair.first_out = out(first);
+                if (second != nullptr) pair.second_out = out(*second);
+                continue;
               }
-              pair.end = static_cast<int64_t>(steps.size());
-              pairs.push_back(pair);
+              if (second != nullptr) pair.second_out = part * block;
+              if (second != nullptr && second->i == first.i && second->first == first.first + part) {
+                stretches.push_back({0, row_of(first.i), first.first, 2 * part});
+              } else {
+                stretches.push_back({0, row_of(first.i), first.first, part});
+                if (second != nullptr) stretches.push_back({part * block, row_of(second->i), second->first, part});
+              }
+              groups.push_back({static_cast<int64_t>(pairs.size()), static_cast<int64_t>(stretches.size())});
             }
           }
-          row_group.end = static_cast<int64_t>(pairs.size());
-          row_groups.push_back(std::move(row_group));
+          if (by_rows) {
+            for (int64_t row = i; row < group_end; ++row) {
+              stretches.push_back({(row - i) * row_size, row_of(row), 0, width});
+            }
+            groups.push_back({static_cast<int64_t>(pairs.size()), static_cast<int64_t>(stretches.size())});
+          }
         }
       }
 
       const TileRegisters registers(part);
-      for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
+      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      const auto compute = [&](int64_t k, size_t g) {
         const bfloat16* panel = panels.data() + (group * target_blocks + k) * layout.size;
         const float* bias_values = init.data() + (group * target_blocks + k) * block;
         const int64_t channel = group * c.target_channels + k * block;
-        for (const RowGroup& row_group : row_groups) {
-          for (int64_t p = row_group.begin; p < row_group.end; ++p) {
-            const Pair& pair = pairs[p];
-            (pair.second_out < 0 ? multiply_tiles<false> : multiply_tiles<true>)(
-                steps.data() + pair.begin, pair.end - pair.begin, blocks, left_block, left_stride, panel,
-                row_taps * row_panel, bias_values, buffer.data() + pair.first_out, buffer.data() + pair.second_out,
-                c.w.target_step * block);
-          }
-          for (size_t g = 0; g < row_group.rows.size(); ++g) {
-            const int64_t row = row_group.rows[g];
-            bfloat16* to =
-                target + n * target_pixel * H * W +
-                (c.channels_last ? (row * W + w0) * target_pixel + channel : channel * H * W + row * W + w0);
-            write_row(
-                buffer.data() + static_cast<int64_t>(g) * buffer_row, width,
-                std::min(block, c.target_channels - k * block), c.channels_last, target_pixel, H * W, to);
-          }
+        for (int64_t p = g == 0 ? 0 : groups[g - 1].pairs_end; p < groups[g].pairs_end; ++p) {
+          const Pair& pair = pairs[p];
+          (pair.second_out < 0 ? multiply_tiles<false> : multiply_tiles<true>)(
+              steps.data() + pair.begin, pair.end - pair.begin, blocks, left_block, left_stride, panel,
+              row_taps * row_panel, bias_values, buffer.data() + pair.first_out,
+              buffer.data() + std::max<int64_t>(pair.second_out, 0), c.w.target_step * block);
+        }
+        finish_stores();
+        for (int64_t s = g == 0 ? 0 : groups[g - 1].stretches_end; s < groups[g].stretches_end; ++s) {
+          const auto& [at, row, column, length] = stretches[s];
+          const int64_t pixel = row * W + w0 + column;
+          write_targets(
+              buffer.data() + at, length, std::min(block, c.target_channels - k * block), c.channels_last, target_pixel,
+              H * W, target + n * target_pixel * H * W + (c.channels_last ? pixel * target_pixel + channel : channel * H * W + pixel));
+        }
+      };
+      // A pixel's channels are written together where all weights fit in the L1 cache.
+      constexpr int64_t kPanelBytes = 32 << 10;
+      if ((k_end - k_begin) * layout.size * static_cast<int64_t>(sizeof(bfloat16)) <= kPanelBytes) {
+        for (size_t g = 0; g < groups.size(); ++g) {
+          for (int64_t k = k_begin; k < k_end; ++k) compute(k, g);
+        }
+      } else {
+        for (int64_t k = k_begin; k < k_end; ++k) {
+          for (size_t g = 0; g < groups.size(); ++g) compute(k, g);
         }
       }
     }
@@ -272,8 +311,8 @@ inline void pack_planes(
     read_end = std::clamp<int64_t>((first_column + columns - 1) * step + s.offset + 1, read_end, W);
   }
   // A row of a channels_last image is brought into planes first.
-  const int64_t plane = c.channels_last ? round_up(std::max<int64_t>(read_end - read_begin, 0), 16) : H * W;
-  const Scratch<bfloat16> planes(c.channels_last ? round_up(channels, 2) * plane : 0);
+  const int64_t plane = c.channels_last ? std::max<int64_t>(read_end - read_begin, 0) : H * W;
+  const Scratch<bfloat16> planes(c.channels_last ? channels * plane : 0);
   for (size_t slot = 0; slot < row_of_slot.size(); ++slot) {
     const int64_t h = row_of_slot[slot];
     bfloat16* to_row = packed + static_cast<int64_t>(slot) * columns;
@@ -282,6 +321,14 @@ inline void pack_planes(
       continue;
     }
     const bfloat16* from = image + h * W + read_begin;
+    if (c.channels_last && c.w.kernel == 1) {
+      // Only the columns that are read, and at once to where they belong.
+      const int64_t first = first_column * step + c.w.phases[0][0].offset;
+      if (first >= 0 && first + (columns - 1) * step < W) {
+        scatter_channels(image + (h * W + first) * pixel, step * pixel, channels, columns, to_row, pitch);
+        continue;
+      }
+    }
     if (c.channels_last) {
       scatter_channels(image + (h * W + read_begin) * pixel, pixel, channels, read_end - read_begin, planes.data(), plane);
       from = planes.data();
@@ -317,13 +364,13 @@ inline void grad_weight_tiles(
   const int64_t target_blocks = ceil_div(c.target_channels, block);
 
   // A task owns a slab of channels x a slab of targets, whose sums stay in the L2 cache.
-  constexpr int64_t kSlab = 128, kSumBytes = 768 << 10, kPackedBytes = 768 << 10;
-  int64_t slabs = ceil_div(c.source_channels, kSlab), slab = ceil_div(c.source_channels, slabs);
-  int64_t target_slab = std::min(target_blocks, kSlab / block);
-  const auto sum_bytes = [&] { return R * round_up(S * slab, block) * target_slab * block * 4; };
-  while (target_slab > 1 && sum_bytes() > kSumBytes) target_slab = ceil_div(target_slab, 2);
-  while (slab > block && sum_bytes() > kSumBytes) slab = ceil_div(slab, 2);
-  slabs = ceil_div(c.source_channels, slab);
+  constexpr int64_t kSlab = 256, kSumBytes = 768 << 10, kPackedBytes = 768 << 10, kChunkSteps = 10;
+  int64_t slab = std::min(c.source_channels, kSlab), target_slab = std::min(target_blocks, kSlab / block);
+  const auto sum_bytes = [&] { return R * round_up(S * slab, block) * target_slab * block * int64_t{sizeof(float)}; };
+  while (sum_bytes() > kSumBytes && (slab > block || target_slab > 1)) {
+    (slab > target_slab * block ? slab : target_slab) = ceil_div(slab > target_slab * block ? slab : target_slab, 2);
+  }
+  const int64_t slabs = ceil_div(c.source_channels, slab);
   const int64_t target_slabs = ceil_div(target_blocks, target_slab);
   const int64_t rows_of_tap = round_up(S * slab, block), slab_size = R * rows_of_tap * block;
   PanelLayout<float> layout(c, ChannelBlocks(c.source_channels, slab));
@@ -392,7 +439,7 @@ inline void grad_weight_tiles(
         const int64_t count = row_count * column_count, rest = count % kTileDepth;
         const int64_t panel_image = ceil_div(count, kTileDepth) * kPanelValues;
         const Scratch<bfloat16> left(images * left_image), gradient((k1 - k0) * images * panel_image);
-        const Scratch<bfloat16> last(images * 2 * kTileValues);
+        const Scratch<bfloat16> last(R * std::min(images, kChunkSteps) * 2 * kTileValues);
         for (int64_t g = 0; g < images; ++g) {
           const int64_t channel = group * c.source_channels + c0;
           pack_planes(
@@ -407,21 +454,38 @@ inline void grad_weight_tiles(
                 gradient.data() + ((k - k0) * images + g) * panel_image);
           }
         }
-        const TileDepth depth{images, count / kTileDepth, rest > 0 ? last.data() : nullptr};
-        for (int64_t e = 0; e < rows_of_tap; e += block) {
-          for (const AxisTap& r : c.h.phases[0]) {
-            const bfloat16* from = left.data() + e * pitch + slot_of_tap[r.order] * column_count;
-            for (int64_t g = 0; g < (rest > 0 ? images : 0); ++g) {
-              for (int64_t i = 0; i < block; ++i) {
-                copy_values(
-                    last.data() + (g * block + i) * kTileDepth,
-                    from + g * left_image + i * pitch + depth.steps * kTileDepth, rest, kTileDepth);
+        // The sum over pixels is cut so that left tiles stay in the L1 cache for all targets, and right ones for all row
+        // taps: parts of an image, or several small images.
+        const int64_t depth_steps = count / kTileDepth, image_steps = ceil_div(count, kTileDepth);
+        const int64_t chunk_images = std::clamp<int64_t>(kChunkSteps / image_steps, 1, images);
+        const int64_t chunk_steps = ceil_div(image_steps, ceil_div(image_steps, kChunkSteps));
+        for (int64_t g0 = 0; g0 < images; g0 += chunk_images) {
+          for (int64_t step = 0; step < image_steps; step += chunk_steps) {
+            const int64_t steps = std::min(chunk_steps, depth_steps - step);
+            const bool ends = rest > 0 && step + chunk_steps >= image_steps;
+            const int64_t chunk = std::min(chunk_images, images - g0);
+            for (int64_t e = 0; e < rows_of_tap; e += block) {
+              const auto left_of = [&](const AxisTap& r) {
+                return left.data() + g0 * left_image + e * pitch + slot_of_tap[r.order] * column_count + step * kTileDepth;
+              };
+              const auto last_of = [&](const AxisTap& r) { return last.data() + r.order * chunk_images * 2 * kTileValues; };
+              if (ends) {
+                for (const AxisTap& r : c.h.phases[0]) {
+                  for (int64_t i = 0; i < chunk * block; ++i) {
+                    copy_values(
+                        last_of(r) + i * kTileDepth,
+                        left_of(r) + i / block * left_image + i % block * pitch + steps * kTileDepth, rest, kTileDepth);
+                  }
+                }
               }
-            }
-            for (int64_t k = k0; k < k1; ++k) {
-              accumulate_tiles(
-                  depth, from, pitch, left_image, gradient.data() + (k - k0) * images * panel_image, panel_image,
-                  sums_of(k) + (r.order * rows_of_tap + e) * block);
+              for (int64_t k = k0; k < k1; ++k) {
+                const bfloat16* panel = gradient.data() + ((k - k0) * images + g0) * panel_image + step * kPanelValues;
+                for (const AxisTap& r : c.h.phases[0]) {
+                  accumulate_tiles(
+                      {chunk, steps, ends ? last_of(r) : nullptr}, left_of(r), pitch, left_image, panel, panel_image,
+                      sums_of(k) + (r.order * rows_of_tap + e) * block);
+                }
+              }
             }
           }
         }

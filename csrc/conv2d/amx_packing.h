@@ -72,7 +72,13 @@ inline void pack_pixels(
         }
       }
     }
-    if (c.channels_last) {
+    if (c.channels_last && columns.in_order && width == pixel && blocks.channels == pixel && stretch > 0) {
+      const bfloat16* from = image + (h * W + columns.source_begin) * pixel;
+      bfloat16* to = row + slot_of[0] * width;
+      for (int64_t i = 0; i < stretch * pixel; i += 32) {
+        copy_values(to + i, from + i, stretch * pixel - i, stretch * pixel - i);
+      }
+    } else if (c.channels_last) {
       const bfloat16* from = image + (h * W + columns.source_begin) * pixel;
       for (int64_t w = 0; w < stretch; ++w, from += pixel) {
         if (slot_of[w] < 0) continue;
@@ -94,24 +100,34 @@ inline void pack_pixels(
   for (int64_t b = 0; b < blocks.count; ++b) std::fill_n(packed + (b + 1) * block_size - row_size, row_size, bfloat16{0});
 }
 
-// The other way: pixels' channels to planes, which have room for whole vectors of 16 pixels and pairs of channels.
+// The other way: channels of `pixels` pixels to planes.
 inline void scatter_channels(
     const bfloat16* from, int64_t pixel, int64_t channels, int64_t pixels, bfloat16* planes, int64_t plane) {
-  for (int64_t w = 0; w < pixels; w += 16) {
+  const __m512i low = _mm512_set1_epi32(0xffff);
+  for (int64_t w = 0; w < pixels; w += 32) {
     for (int64_t i = 0; i < channels; i += 32) {
-      Vector<float> tile[16];
+      // Packing two vectors takes four lanes of each by turns, which is why the tiles get pixels by fours.
+      Vector<float> tiles[2][16];
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
 #pragma GCC unroll 16
-      for (int j = 0; j < 16; ++j) {
-        const auto mask = w + j < pixels ? first_lanes(channels - i) : __mmask32{0};
-        tile[j] = bit_cast<Vector<float>>(_mm512_maskz_loadu_epi16(mask, from + (w + j) * pixel + i));
+        for (int j = 0; j < 16; ++j) {
+          const int64_t at = w + j / 4 * 8 + half * 4 + j % 4;
+          tiles[half][j] = bit_cast<Vector<float>>(_mm512_maskz_loadu_epi16(
+              at < pixels ? first_lanes(channels - i) : __mmask32{0}, from + at * pixel + i));
+        }
+        transpose<float>(tiles[half]);
       }
-      transpose<float>(tile);
+      const __mmask32 stored = first_lanes(pixels - w);
       for (int64_t j = 0; j < 16 && i + 2 * j < channels; ++j) {
-        const auto pairs = bit_cast<__m512i>(tile[j]);
+        const auto a = bit_cast<__m512i>(tiles[0][j]), b = bit_cast<__m512i>(tiles[1][j]);
         bfloat16* to = planes + (i + 2 * j) * plane + w;
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(pairs));
-        _mm256_storeu_si256(
-            reinterpret_cast<__m256i*>(to + plane), _mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+        _mm512_mask_storeu_epi16(
+            to, stored, _mm512_packus_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+        if (i + 2 * j + 1 < channels) {
+          _mm512_mask_storeu_epi16(
+              to + plane, stored, _mm512_packus_epi32(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16)));
+        }
       }
     }
   }
@@ -128,6 +144,41 @@ inline void pair_rows(const float* rows, int64_t count, bfloat16* panel) {
         _mm512_storeu_si512(
             panel, _mm512_or_si512(
                        _mm512_srli_epi32(bits(j), 16), _mm512_and_si512(bits(j + 1), _mm512_set1_epi32(-65536))));
+      }
+    }
+  }
+}
+
+// Rounds and writes `pixels` neighbouring targets, [pixel][32 channels] in the buffer, of which `channels` count.
+inline void write_targets(
+    const float* buffer, int64_t pixels, int64_t channels, bool channels_last, int64_t pixel, int64_t plane,
+    bfloat16* to) {
+  const auto round = [](const float* low, const float* high) CONVOPS_INLINE_LAMBDA {
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
+  };
+  if (channels_last) {
+    for (int64_t w = 0; w < pixels; ++w, buffer += kTileBlock, to += pixel) {
+      _mm512_mask_storeu_epi16(to, first_lanes(channels), round(buffer, buffer + kTileRows));
+    }
+    return;
+  }
+  alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i zip_index = _mm512_load_si512(zipped);
+  for (int64_t w = 0; w < pixels; w += 32) {
+    for (int64_t half = 0; half < std::min(channels, kTileBlock); half += kTileRows) {
+      // Pairs of pixels, transposed: a vector has 32 pixels of a channel.
+      Vector<float> tile[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        const float* from = buffer + (w + 2 * i) * kTileBlock + half;
+        tile[i] = w + 2 * i < pixels ? bit_cast<Vector<float>>(_mm512_permutexvar_epi16(zip_index, round(from, from + kTileBlock)))
+                                     : Vector<float>{};
+      }
+      transpose<float>(tile);
+      for (int64_t i = 0; i < std::min(channels - half, kTileRows); ++i) {
+        _mm512_mask_storeu_epi16(
+            to + (half + i) * plane + w, first_lanes(pixels - w), bit_cast<__m512i>(tile[i]));
       }
     }
   }
