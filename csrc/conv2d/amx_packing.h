@@ -184,24 +184,42 @@ inline void write_targets(
   }
 }
 
-// to[i] = from[i * step]
-inline void copy_every(bfloat16* to, const bfloat16* from, int64_t step, int64_t count) {
-  if (step == 1) {
-    for (int64_t i = 0; i < count; i += 32) copy_values(to + i, from + i, count - i, count - i);
-  } else if (step == 2) {
-    alignas(64) static constexpr uint16_t even[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
-                                                      32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
-    const __m512i index = _mm512_load_si512(even);
-    for (int64_t i = 0; i < count; i += 32) {
-      const int64_t read = 2 * (count - i) - 1;
-      _mm512_mask_storeu_epi16(
-          to + i, first_lanes(count - i),
-          _mm512_permutex2var_epi16(
-              _mm512_maskz_loadu_epi16(first_lanes(read), from + 2 * i), index,
-              _mm512_maskz_loadu_epi16(first_lanes(read - 32), from + 2 * i + 32)));
+// to[i][j] = from[i][first + j * step] for rows i and columns j, zero where that is not one of the `size` columns there.
+inline void copy_columns(
+    const bfloat16* from, int64_t from_row, int64_t rows, int64_t first, int64_t step, int64_t size, int64_t columns,
+    bfloat16* to, int64_t to_row) {
+  alignas(64) static constexpr uint16_t even[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                    32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+  const __m512i index = _mm512_load_si512(even);
+  for (int64_t j = 0; j < columns; j += 32) {
+    const int64_t at = first + j * step;
+    const bfloat16* source = from + at;
+    bfloat16* target = to + j;
+    const __mmask32 stored = first_lanes(columns - j);
+    // The lanes from `at` on that are columns.
+    const auto inside = [&](int64_t at) { return first_lanes(size - at) & ~first_lanes(-at); };
+    if (step == 1) {
+      const __mmask32 loaded = inside(at) & stored;
+      for (int64_t i = 0; i < rows; ++i, source += from_row, target += to_row) {
+        _mm512_mask_storeu_epi16(target, stored, _mm512_maskz_loadu_epi16(loaded, source));
+      }
+    } else if (step == 2) {
+      const __mmask32 low = inside(at), high = inside(at + 32);
+      for (int64_t i = 0; i < rows; ++i, source += from_row, target += to_row) {
+        _mm512_mask_storeu_epi16(
+            target, stored,
+            _mm512_permutex2var_epi16(
+                _mm512_maskz_loadu_epi16(low, source), index, _mm512_maskz_loadu_epi16(high, source + 32)));
+      }
+    } else {
+      const int64_t end = std::min<int64_t>(32, columns - j);
+      for (int64_t i = 0; i < rows; ++i, source += from_row, target += to_row) {
+        for (int64_t t = 0; t < end; ++t) {
+          const bool there = at + t * step >= 0 && at + t * step < size;
+          target[t] = there ? source[t * step] : bfloat16{0};
+        }
+      }
     }
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i * step];
   }
 }
 

@@ -47,42 +47,40 @@ struct TileStep {
 };
 
 // out[i][:32] = init[:32] + sum over channel blocks b and steps of left tile (step + b * left_block) times the panel at
-// step.panel + b * panel_block. Strides are in values.
-template <bool kPair>
+// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed.
+template <bool kPair, bool kWide>
 void multiply_tiles(
     const TileStep* steps, int64_t step_count, int64_t blocks, int64_t left_block, int64_t left_stride,
     const bfloat16* panels, int64_t panel_block, const float* init, float* out_first, float* out_second,
     int64_t out_stride) {
   finish_stores();
   _tile_loadd(0, init, 0);
-  _tile_loadd(1, init + kTileRows, 0);
-  if constexpr (kPair) {
-    _tile_loadd(2, init, 0);
-    _tile_loadd(3, init + kTileRows, 0);
-  }
-  left_stride *= sizeof(bfloat16);
+  if constexpr (kWide) _tile_loadd(1, init + kTileRows, 0);
+  if constexpr (kPair) _tile_loadd(2, init, 0);
+  if constexpr (kPair && kWide) _tile_loadd(3, init + kTileRows, 0);
+  const int64_t left_bytes = left_stride * static_cast<int64_t>(sizeof(bfloat16));
   for (int64_t b = 0; b < blocks; ++b) {
     for (const TileStep* step = steps; step < steps + step_count; ++step) {
       const bfloat16* panel = panels + b * panel_block + step->panel;
       _tile_loadd(6, panel, 64);
-      _tile_loadd(4, step->first + b * left_block, left_stride);
-      _tile_loadd(7, panel + kTileValues, 64);
+      _tile_loadd(4, step->first + b * left_block, left_bytes);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      if constexpr (kPair) {
-        _tile_loadd(5, step->second + b * left_block, left_stride);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+      if constexpr (kWide) {
+        _tile_loadd(7, panel + kTileValues, 64);
+        _tile_dpbf16ps(1, 4, 7);
       }
+      if constexpr (kPair) {
+        _tile_loadd(5, step->second + b * left_block, left_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      if constexpr (kPair && kWide) _tile_dpbf16ps(3, 5, 7);
     }
   }
   out_stride *= sizeof(float);
   _tile_stored(0, out_first, out_stride);
-  _tile_stored(1, out_first + kTileRows, out_stride);
-  if constexpr (kPair) {
-    _tile_stored(2, out_second, out_stride);
-    _tile_stored(3, out_second + kTileRows, out_stride);
-  }
+  if constexpr (kWide) _tile_stored(1, out_first + kTileRows, out_stride);
+  if constexpr (kPair) _tile_stored(2, out_second, out_stride);
+  if constexpr (kPair && kWide) _tile_stored(3, out_second + kTileRows, out_stride);
 }
 
 // The depth of accumulate_tiles: images of `steps` whole tiles and perhaps one more, whose left operands are copies that

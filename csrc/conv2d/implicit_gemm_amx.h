@@ -264,13 +264,16 @@ inline void correlate_tiles(
 
       const TileRegisters registers(part);
       const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      constexpr decltype(&multiply_tiles<true, true>) multiply[2][2] = {
+          {multiply_tiles<false, false>, multiply_tiles<false, true>},
+          {multiply_tiles<true, false>, multiply_tiles<true, true>}};
       const auto compute = [&](int64_t k, size_t g) {
         const bfloat16* panel = panels.data() + (group * target_blocks + k) * layout.size;
         const float* bias_values = init.data() + (group * target_blocks + k) * block;
-        const int64_t channel = group * c.target_channels + k * block;
+        const int64_t channel = group * c.target_channels + k * block, channels_left = c.target_channels - k * block;
         for (int64_t p = g == 0 ? 0 : groups[g - 1].pairs_end; p < groups[g].pairs_end; ++p) {
           const Pair& pair = pairs[p];
-          (pair.second_out < 0 ? multiply_tiles<false> : multiply_tiles<true>)(
+          multiply[pair.second_out >= 0][channels_left > kTileRows](
               steps.data() + pair.begin, pair.end - pair.begin, blocks, left_block, left_stride, panel,
               row_taps * row_panel, bias_values, buffer.data() + pair.first_out,
               buffer.data() + std::max<int64_t>(pair.second_out, 0), c.w.target_step * block);
@@ -280,8 +283,7 @@ inline void correlate_tiles(
           const auto& [at, row, column, length] = stretches[s];
           const int64_t pixel = row * W + w0 + column;
           write_targets(
-              buffer.data() + at, length, std::min(block, c.target_channels - k * block), c.channels_last, target_pixel,
-              H * W, target + n * target_pixel * H * W + (c.channels_last ? pixel * target_pixel + channel : channel * H * W + pixel));
+              buffer.data() + at, length, channels_left, c.channels_last, target_pixel, H * W, target + n * target_pixel * H * W + (c.channels_last ? pixel * target_pixel + channel : channel * H * W + pixel));
         }
       };
       // A pixel's channels are written together where all weights fit in the L1 cache.
@@ -335,17 +337,15 @@ inline void pack_planes(
     }
     for (const AxisTap& s : c.w.phases[0]) {
       const int64_t first = first_column * step + s.offset;  // the column that the first target reads
-      const int64_t begin = std::clamp<int64_t>(ceil_div(-first, step), 0, columns);
-      const int64_t end = std::clamp<int64_t>(ceil_div(W - first, step), begin, columns);
-      for (int64_t i = 0; i < channels; ++i) {
-        bfloat16* to = to_row + (s.order * slab + i) * pitch;
-        const auto show_border = [&](int64_t j) {
-          const int64_t column = c.w.pixel(first + j * step);
-          to[j] = column < 0 ? bfloat16{0} : image[c.channels_last ? (h * W + column) * pixel + i : (i * H + h) * W + column];
-        };
-        for (int64_t j = 0; j < begin; ++j) show_border(j);
-        copy_every(to + begin, from + i * plane + first + begin * step - read_begin, step, end - begin);
-        for (int64_t j = end; j < columns; ++j) show_border(j);
+      bfloat16* to = to_row + s.order * slab * pitch;
+      copy_columns(
+          from, plane, channels, first - read_begin, step, read_end - read_begin, columns, to, pitch);
+      if (c.w.border == Border::zeros) continue;
+      for (int64_t j = 0; j < columns; ++j) {
+        const int64_t position = first + j * step, column = c.w.pixel(position);
+        if (column == position) continue;
+        const bfloat16* shown = image + (c.channels_last ? (h * W + column) * pixel : h * W + column);
+        for (int64_t i = 0; i < channels; ++i) to[i * pitch + j] = shown[i * (c.channels_last ? 1 : H * W)];
       }
     }
   }
@@ -503,6 +503,18 @@ inline void grad_weight_tiles(
       unpack_weight(sum, c, layout, i % target_blocks * block, weight + i / target_blocks * c.weight_group);
     }
   });
+}
+
+inline void implicit_gemm_amx(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+  const auto input = static_cast<bfloat16*>(arguments.input);
+  const auto weight = static_cast<bfloat16*>(arguments.weight);
+  const auto output = static_cast<bfloat16*>(arguments.output);
+  const auto bias = static_cast<const bfloat16*>(arguments.bias);
+  switch (problem.pass) {
+    case Conv2dPass::forward: return correlate_tiles(problem, input, weight, bias, output);
+    case Conv2dPass::grad_input: return correlate_tiles(problem, output, weight, bias, input);
+    default: return grad_weight_tiles(problem.geometry, input, output, weight);
+  }
 }
 
 }  // namespace CONVOPS_ISA
