@@ -49,8 +49,8 @@ class Scratch {
   T* data_;
 };
 
-// Instruction sets that the kernels are compiled for, least first; on other processors than x86-64 only baseline. amx is
-// avx512 with tiles of bfloat16, which a few kernels of their own use.
+// Instruction sets that the kernels are compiled for, least first; on other processors than x86-64 only baseline. amx
+// is avx512 with tiles of bfloat16, which a few kernels of their own use.
 enum class Isa : int32_t { baseline, avx2, avx512, amx };
 const char* isa_name(Isa isa);
 // The best one that this processor has, or the lesser one that TORCH_CONVOPS_ISA names.

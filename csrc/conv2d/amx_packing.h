@@ -97,7 +97,8 @@ inline void pack_pixels(
       }
     }
   }
-  for (int64_t b = 0; b < blocks.count; ++b) std::fill_n(packed + (b + 1) * block_size - row_size, row_size, bfloat16{0});
+  for (int64_t b = 0; b < blocks.count; ++b)
+    std::fill_n(packed + (b + 1) * block_size - row_size, row_size, bfloat16{0});
 }
 
 // The other way: channels of `pixels` pixels to planes.
@@ -113,8 +114,8 @@ inline void scatter_channels(
 #pragma GCC unroll 16
         for (int j = 0; j < 16; ++j) {
           const int64_t at = w + j / 4 * 8 + half * 4 + j % 4;
-          tiles[half][j] = bit_cast<Vector<float>>(_mm512_maskz_loadu_epi16(
-              at < pixels ? first_lanes(channels - i) : __mmask32{0}, from + at * pixel + i));
+          tiles[half][j] = bit_cast<Vector<float>>(
+              _mm512_maskz_loadu_epi16(at < pixels ? first_lanes(channels - i) : __mmask32{0}, from + at * pixel + i));
         }
         transpose<float>(tiles[half]);
       }
@@ -122,8 +123,7 @@ inline void scatter_channels(
       for (int64_t j = 0; j < 16 && i + 2 * j < channels; ++j) {
         const auto a = bit_cast<__m512i>(tiles[0][j]), b = bit_cast<__m512i>(tiles[1][j]);
         bfloat16* to = planes + (i + 2 * j) * plane + w;
-        _mm512_mask_storeu_epi16(
-            to, stored, _mm512_packus_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+        _mm512_mask_storeu_epi16(to, stored, _mm512_packus_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
         if (i + 2 * j + 1 < channels) {
           _mm512_mask_storeu_epi16(
               to + plane, stored, _mm512_packus_epi32(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16)));
@@ -138,12 +138,10 @@ inline void pair_rows(const float* rows, int64_t count, bfloat16* panel) {
   for (int64_t i = 0; i < count; i += kTileDepth, rows += kPanelValues) {
     for (int64_t half = 0; half < kTileBlock; half += kTileRows) {
       for (int64_t j = 0; j < kTileDepth; j += 2, panel += kTileDepth) {
-        const auto bits = [&](int64_t row) {
-          return bit_cast<__m512i>(load(rows + row * kTileBlock + half));
-        };
+        const auto bits = [&](int64_t row) { return bit_cast<__m512i>(load(rows + row * kTileBlock + half)); };
         _mm512_storeu_si512(
-            panel, _mm512_or_si512(
-                       _mm512_srli_epi32(bits(j), 16), _mm512_and_si512(bits(j + 1), _mm512_set1_epi32(-65536))));
+            panel,
+            _mm512_or_si512(_mm512_srli_epi32(bits(j), 16), _mm512_and_si512(bits(j + 1), _mm512_set1_epi32(-65536))));
       }
     }
   }
@@ -172,19 +170,20 @@ inline void write_targets(
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
         const float* from = buffer + (w + 2 * i) * kTileBlock + half;
-        tile[i] = w + 2 * i < pixels ? bit_cast<Vector<float>>(_mm512_permutexvar_epi16(zip_index, round(from, from + kTileBlock)))
-                                     : Vector<float>{};
+        tile[i] = w + 2 * i < pixels
+                      ? bit_cast<Vector<float>>(_mm512_permutexvar_epi16(zip_index, round(from, from + kTileBlock)))
+                      : Vector<float>{};
       }
       transpose<float>(tile);
       for (int64_t i = 0; i < std::min(channels - half, kTileRows); ++i) {
-        _mm512_mask_storeu_epi16(
-            to + (half + i) * plane + w, first_lanes(pixels - w), bit_cast<__m512i>(tile[i]));
+        _mm512_mask_storeu_epi16(to + (half + i) * plane + w, first_lanes(pixels - w), bit_cast<__m512i>(tile[i]));
       }
     }
   }
 }
 
-// to[i][j] = from[i][first + j * step] for rows i and columns j, zero where that is not one of the `size` columns there.
+// to[i][j] = from[i][first + j * step] for rows i and columns j, zero where that is not one of the `size` columns
+// there.
 inline void copy_columns(
     const bfloat16* from, int64_t from_row, int64_t rows, int64_t first, int64_t step, int64_t size, int64_t columns,
     bfloat16* to, int64_t to_row) {
@@ -223,8 +222,8 @@ inline void copy_columns(
   }
 }
 
-// Pixels [0, count) of 32 channels, from `planes` of them or interleaved, as right tiles whose depth is pixels: the last
-// one ends in zeros.
+// Pixels [0, count) of 32 channels, from `planes` of them or interleaved, as right tiles whose depth is pixels: the
+// last one ends in zeros.
 inline void pack_depth(
     const bfloat16* image, bool channels_last, int64_t pixel, int64_t plane, int64_t channels, int64_t count,
     bfloat16* panel) {

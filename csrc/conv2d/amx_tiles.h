@@ -16,8 +16,8 @@ constexpr int64_t kTileValues = kTileRows * kTileDepth;    // of bfloat16 in a t
 constexpr int64_t kTileBlock = 32;                         // rows and columns of 2 x 2 accumulators
 constexpr int64_t kPanelValues = kTileDepth * kTileBlock;  // two right tiles
 
-// The tile registers of this thread while it lives: 0 to 3 accumulators, 4 and 5 left operands, 6 and 7 right ones, where
-// left operands and accumulators have `rows` rows.
+// The tile registers of this thread while it lives: 0 to 3 accumulators, 4 and 5 left operands, 6 and 7 right ones,
+// where left operands and accumulators have `rows` rows.
 class TileRegisters {
  public:
   explicit TileRegisters(int64_t rows) {
@@ -83,8 +83,8 @@ void multiply_tiles(
   if constexpr (kPair && kWide) _tile_stored(3, out_second + kTileRows, out_stride);
 }
 
-// The depth of accumulate_tiles: images of `steps` whole tiles and perhaps one more, whose left operands are copies that
-// end in zeros.
+// The depth of accumulate_tiles: images of `steps` whole tiles and perhaps one more, whose left operands are copies
+// that end in zeros.
 struct TileDepth {
   int64_t images, steps;
   const bfloat16* last;  // [image][2 tiles], or null
@@ -102,17 +102,17 @@ inline void accumulate_tiles(
   _tile_loadd(2, lower, kOutBytes);
   _tile_loadd(3, lower + kTileRows, kOutBytes);
   const int64_t bytes = left_stride * static_cast<int64_t>(sizeof(bfloat16));
-  const auto step = [](const bfloat16* first, const bfloat16* second, int64_t stride,
-                       const bfloat16* panel) CONVOPS_INLINE_LAMBDA {
-    _tile_loadd(6, panel, 64);
-    _tile_loadd(4, first, stride);
-    _tile_loadd(7, panel + kTileValues, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, second, stride);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  };
+  const auto step = [](const bfloat16* first, const bfloat16* second, int64_t stride, const bfloat16* panel)
+                        CONVOPS_INLINE_LAMBDA {
+                          _tile_loadd(6, panel, 64);
+                          _tile_loadd(4, first, stride);
+                          _tile_loadd(7, panel + kTileValues, 64);
+                          _tile_dpbf16ps(0, 4, 6);
+                          _tile_dpbf16ps(1, 4, 7);
+                          _tile_loadd(5, second, stride);
+                          _tile_dpbf16ps(2, 5, 6);
+                          _tile_dpbf16ps(3, 5, 7);
+                        };
   for (int64_t n = 0; n < depth.images; ++n) {
     const bfloat16 *a = left + n * left_image, *b = panels + n * panel_image;
     for (int64_t i = 0; i < depth.steps; ++i, a += kTileDepth, b += kPanelValues) {

@@ -16,7 +16,8 @@ CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
   static constexpr Conv2dAlgorithm algorithms[] = {
 #ifdef __x86_64__
-      // A tile has a depth of 32 products and is 16 channels wide. With less than a fifth of that in use it is no faster
+      // A tile has a depth of 32 products and is 16 channels wide. With less than a fifth of that in use it is no
+      // faster
       // than vectors of float32.
       {"implicit_gemm_amx",
        [](const Conv2dProblem& problem) {

@@ -1,10 +1,12 @@
-// Implicit GEMM of bfloat16 on AMX tiles (amx_tiles.h): the same convolution as implicit_gemm.h, whose taps and tiles of
-// the image it uses, with 16 times the multiplications a cycle, so that packing counts. Left operands are 16
+// Implicit GEMM of bfloat16 on AMX tiles (amx_tiles.h): the same convolution as implicit_gemm.h, whose taps and tiles
+// of the image it uses, with 16 times the multiplications a cycle, so that packing counts. Left operands are 16
 // neighbouring pixels of a row x 32 channels, right ones 32 channels x 16 targets.
 //
 // A channels_last image whose tiles lie in it as they are needed is read in place. Fewer than 32 channels are packed
 // together with the columns of the kernel, so that the depth of a tile is still full.
 #pragma once
+
+#include <optional>
 
 #include "amx_packing.h"
 #include "implicit_gemm.h"
@@ -35,7 +37,8 @@ inline int64_t tile_depth(const Correlation& c) {
   return round_up(c.source_channels * (joins_columns(c) ? c.w.kernel : 1), kTileDepth);
 }
 
-// Copies slots [width] so that the columns that target j reads lie side by side at to[j * depth], and zeros behind them.
+// Copies slots [width] so that the columns that target j reads lie side by side at to[j * depth], and zeros behind
+// them.
 inline void join_columns(
     const bfloat16* slots, int64_t width, int64_t step, const std::vector<ColumnRun>& runs, int64_t count,
     int64_t depth, bfloat16* to) {
@@ -50,6 +53,214 @@ inline void join_columns(
   }
 }
 
+// The left tiles of one tile of the image: pixels packed in blocks of 32 channels, pixels joined with the columns of
+// the kernel, or pixels of the image itself.
+class LeftTiles {
+ public:
+  struct ColumnTap {
+    int64_t at, panel;  // in the left row and in the panel of a row tap
+  };
+
+  // packed_axis is c.w, or for joined columns the same with a step of 1, so that they are packed as they lie in the
+  // image.
+  LeftTiles(
+      const bfloat16* image, const Correlation& c, const CorrelationAxis& packed_axis, const ChannelBlocks& channels,
+      int64_t i0, int64_t row_count, int64_t j0, int64_t count)
+      : rows_(c.h, i0, row_count), h_(c.h) {
+    const bool joined = joins_columns(c);
+    const int64_t depth = tile_depth(c), pixel = c.groups * c.source_channels, column_taps = tap_count(c.w);
+    const int64_t packed_step = joined ? c.w.source_step : 1;
+    const TileColumns columns(packed_axis, j0 * packed_step, (count - 1) * packed_step + 1);
+    const int64_t packed_rows = static_cast<int64_t>(rows_.source.size()) + 1,
+                  packed_row = columns.slots * channels.width;
+    taps.resize(c.w.phases.size());
+    in_place_ = c.channels_last && !joined && c.source_channels % kTileDepth == 0 && columns.outside.empty();
+    if (in_place_) {
+      stride = c.w.source_step * pixel;
+      row_ = c.w.source * pixel;
+      block = kTileDepth;
+      blocks = depth / kTileDepth;
+      row_panel = column_taps * kPanelValues;
+      left_ = image;
+      packed_.emplace(kTileRows * stride + depth);
+      zeros_ = packed_->data();
+      std::fill_n(packed_->data(), kTileRows * stride + depth, bfloat16{0});
+      for (size_t phase = 0; phase < taps.size(); ++phase) {
+        for (const AxisTap& s : c.w.phases[phase]) {
+          taps[phase].push_back({(j0 * c.w.source_step + s.offset) * pixel, s.order * kPanelValues});
+        }
+      }
+      return;
+    }
+    packed_.emplace(channels.count * packed_rows * packed_row);
+    pack_pixels(image, c, channels, rows_, columns, packed_->data());
+    left_ = packed_->data();
+    if (joined) {
+      stride = depth;
+      row_ = count * depth;
+      block = 0;
+      blocks = 1;
+      row_panel = depth * kTileBlock;
+      joined_.emplace(packed_rows * row_);
+      for (int64_t r = 0; r < packed_rows; ++r) {
+        join_columns(
+            packed_->data() + r * packed_row, channels.width, packed_step, columns.runs[0], count, depth,
+            joined_->data() + r * row_);
+      }
+      left_ = joined_->data();
+      for (int64_t d = 0; d < depth; d += kTileDepth) taps[0].push_back({d, d * kTileBlock});
+    } else {
+      stride = kTileDepth;
+      row_ = packed_row;
+      block = packed_rows * packed_row;
+      blocks = depth / kTileDepth;
+      row_panel = column_taps * kPanelValues;
+      for (size_t phase = 0; phase < taps.size(); ++phase) {
+        for (const ColumnRun& run : columns.runs[phase]) {
+          for (int64_t i = 0; i < run.taps; ++i) {
+            taps[phase].push_back({(run.slot + i) * kTileDepth, (run.order + i) * kPanelValues});
+          }
+        }
+      }
+    }
+    zeros_ = left_ + (packed_rows - 1) * row_;
+  }
+
+  // The row that a position of the source reads, null for a row of zeros.
+  const bfloat16* row(int64_t position) const {
+    const int64_t row = in_place_ ? h_.pixel(position) : rows_.slot(position);
+    return row < 0 ? nullptr : left_ + row * row_;
+  }
+  const bfloat16* tile(const bfloat16* row, const ColumnTap& tap, int64_t target) const {
+    return row == nullptr ? zeros_ : row + tap.at + target * stride;
+  }
+
+  int64_t stride, block, blocks;  // from target to target, from channel block to channel block, and their number
+  int64_t row_panel;              // size of a row tap's panel of one block
+  std::vector<std::vector<ColumnTap>> taps;  // by column phase
+
+ private:
+  TileRows rows_;
+  const CorrelationAxis& h_;
+  bool in_place_;
+  int64_t row_;
+  std::optional<Scratch<bfloat16>> packed_, joined_;
+  const bfloat16 *left_, *zeros_;
+};
+
+// What to multiply and to write for one tile, the same for every block of targets. Row segments of up to 16 targets are
+// multiplied in pairs; a group of pairs is written when it is done: one pair, or two rows where column phases
+// alternate.
+struct TilePlan {
+  struct Pair {
+    int64_t steps_end, first_out, second_out;  // second_out < 0: none
+  };
+  struct Stretch {
+    int64_t at, row, column, count;  // of the buffer, and of the target
+  };
+  struct Group {
+    int64_t pairs_end, stretches_end;
+  };
+
+  TilePlan(const Correlation& c, const LeftTiles& left, int64_t i0, int64_t row_count, int64_t width, int64_t count)
+      : segment(ceil_div(count, ceil_div(count, kTileRows))) {
+    const int64_t step = c.w.target_step;
+    const bool alternate = step > 1;
+    // A phase may have fewer targets than a segment, which then ends behind the row.
+    const int64_t buffer_row = (count + segment) * step * kTileBlock;
+    buffer_size = alternate ? 2 * buffer_row : kTileBlock * kTileBlock;
+    for (int64_t row_phase = 0; row_phase < static_cast<int64_t>(c.h.phases.size()); ++row_phase) {
+      const auto row_of = [&](int64_t i) { return i * c.h.target_step + row_phase; };
+      int64_t i_end = i0;
+      while (i_end < i0 + row_count && row_of(i_end) < c.h.target) ++i_end;
+      const int64_t group_rows = alternate ? 2 : std::max<int64_t>(i_end - i0, 1);
+      for (int64_t i = i0; i < i_end; i += group_rows) {
+        const int64_t group_end = std::min(i + group_rows, i_end);
+        for (int64_t phase = 0; phase < static_cast<int64_t>(c.w.phases.size()); ++phase) {
+          const int64_t targets = ceil_div(width - phase, step);
+          const auto place = [&](Pair& pair, const Segment& first, const Segment* second) {
+            if (alternate) {
+              const auto out = [&](const Segment& s) {
+                return (s.i - i) * buffer_row + (s.target * step + phase) * kTileBlock;
+              };
+              pair.first_out = out(first);
+              if (second != nullptr) pair.second_out = out(*second);
+              return;
+            }
+            pair.first_out = 0;
+            if (second != nullptr) pair.second_out = segment * kTileBlock;
+            if (second != nullptr && second->i == first.i && second->target == first.target + segment) {
+              stretches.push_back({0, row_of(first.i), first.target, 2 * segment});
+            } else {
+              stretches.push_back({0, row_of(first.i), first.target, segment});
+              if (second != nullptr) {
+                stretches.push_back({pair.second_out, row_of(second->i), second->target, segment});
+              }
+            }
+          };
+          const auto add = [&](const Segment& first, const Segment* second) {
+            add_steps(c, left, c.h.phases[row_phase], left.taps[phase], first, second);
+            Pair pair{static_cast<int64_t>(steps.size()), 0, -1};
+            place(pair, first, second);
+            pairs.push_back(pair);
+            if (!alternate) close_group();
+          };
+          std::vector<Segment> odd;  // the last ones of rows
+          for (int64_t row = i; row < group_end; ++row) {
+            // The last segment starts early rather than being shorter: the targets it repeats come out the same.
+            const auto segment_at = [&](int64_t j) {
+              return Segment{row, std::max<int64_t>(0, std::min(j, targets - segment))};
+            };
+            for (int64_t j = 0; j < targets; j += 2 * segment) {
+              const Segment first = segment_at(j), second = segment_at(j + segment);
+              if (j + segment < targets)
+                add(first, &second);
+              else
+                odd.push_back(first);
+            }
+          }
+          for (size_t k = 0; k < odd.size(); k += 2) add(odd[k], k + 1 < odd.size() ? &odd[k + 1] : nullptr);
+        }
+        if (!alternate) continue;
+        for (int64_t row = i; row < group_end; ++row)
+          stretches.push_back({(row - i) * buffer_row, row_of(row), 0, width});
+        close_group();
+      }
+    }
+  }
+
+  int64_t segment, buffer_size;
+  std::vector<TileStep> steps;
+  std::vector<Pair> pairs;
+  std::vector<Stretch> stretches;
+  std::vector<Group> groups;
+
+ private:
+  struct Segment {
+    int64_t i, target;
+  };
+
+  void close_group() { groups.push_back({static_cast<int64_t>(pairs.size()), static_cast<int64_t>(stretches.size())}); }
+
+  // A row of zeros is left out where it is one for both segments because they are of the same row. Which rows others
+  // are paired with depends on the tile and so on the number of threads, and zero times an infinite weight is not zero.
+  void add_steps(
+      const Correlation& c, const LeftTiles& left, const std::vector<AxisTap>& row_taps,
+      const std::vector<LeftTiles::ColumnTap>& taps, const Segment& first, const Segment* second) {
+    for (const AxisTap& r : row_taps) {
+      const auto row_of = [&](const Segment& s) { return left.row(s.i * c.h.source_step + r.offset); };
+      const bfloat16 *first_row = row_of(first), *second_row = second == nullptr ? nullptr : row_of(*second);
+      if (first_row == nullptr && second != nullptr && second->i == first.i) continue;
+      for (const LeftTiles::ColumnTap& s : taps) {
+        steps.push_back(
+            {left.tile(first_row, s, first.target),
+             second == nullptr ? nullptr : left.tile(second_row, s, second->target),
+             r.order * left.row_panel + s.panel});
+      }
+    }
+  }
+};
+
 inline void correlate_tiles(
     const Conv2dProblem& problem, const bfloat16* source, const bfloat16* weight, const bfloat16* bias,
     bfloat16* target) {
@@ -58,15 +269,13 @@ inline void correlate_tiles(
   const Conv2dGeometry geometry = join_rows(problem.geometry);
   Correlation c = make_correlation(geometry, problem.pass == Conv2dPass::grad_input);
   const bool joined = joins_columns(c);
-  // Joined columns are packed as they lie in the image.
   CorrelationAxis packed_axis = c.w;
   if (joined) packed_axis.source_step = 1;
   order_taps(c.h);
   order_taps(packed_axis);
   c.w.phases = packed_axis.phases;
-  const int64_t depth = tile_depth(c), depth_blocks = depth / kTileDepth;
-  const int64_t row_taps = tap_count(c.h), column_taps = tap_count(c.w);
-  const ChannelBlocks channels(c.source_channels, joined ? std::max<int64_t>(c.source_channels, 1) : kTileDepth);
+  const int64_t depth = tile_depth(c), row_taps = tap_count(c.h);
+  const ChannelBlocks channels(c.source_channels, joined ? c.source_channels : kTileDepth);
   PanelLayout<float> layout(c, channels);
   if (joined) {
     layout.size = row_taps * depth * block;
@@ -79,16 +288,16 @@ inline void correlate_tiles(
     }
   }
   const int64_t target_blocks = ceil_div(c.target_channels, block);
-  const int64_t H = c.h.target, W = c.w.target, source_plane = c.h.source * c.w.source;
+  const int64_t W = c.w.target, source_plane = c.h.source * c.w.source, target_plane = c.h.target * W;
   const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
 
   const Scratch<bfloat16> panels(c.groups * target_blocks * layout.size);
   const Scratch<float> init(c.groups * target_blocks * block);
   parallel_for(c.groups * target_blocks, c.groups * target_blocks * layout.size, [&](int64_t begin, int64_t end) {
     const Scratch<float> widened(layout.size);
+    std::fill_n(widened.data(), layout.size, 0.0f);  // rows of padding stay so
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / target_blocks, first = i % target_blocks * block;
-      if (i == begin) std::fill_n(widened.data(), layout.size, 0.0f);  // rows of padding stay
       pack_weight(weight + group * c.weight_group, c, layout, first, widened.data());
       pair_rows(widened.data(), layout.size / block, panels.data() + i * layout.size);
       for (int64_t k = 0; k < block; ++k) {
@@ -99,202 +308,59 @@ inline void correlate_tiles(
   });
 
   const Tiling t = choose_tiling(c, depth * sizeof(bfloat16));
-  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles, work = multiplications(geometry);
+  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles;
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
-  // Of equal parts of a row: 16, or fewer where that spares a part.
-  const auto part_of = [](int64_t count) { return ceil_div(count, ceil_div(count, kTileRows)); };
-  parallel_for(tiles * shares, work, [&](int64_t begin, int64_t end) {
+  parallel_for(tiles * shares, multiplications(geometry), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, tile = task / shares;
       const int64_t column_tile = tile % t.column_tiles, row_tile = tile / t.column_tiles % t.row_tiles;
       const int64_t group = tile / (t.column_tiles * t.row_tiles) % c.groups,
                     n = tile / (t.column_tiles * t.row_tiles * c.groups);
       const int64_t i0 = row_tile * t.rows, j0 = column_tile * t.columns;
-      const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
-      const int64_t count = std::min(t.columns, c.w.positions() - j0);
-      const int64_t packed_step = joined ? c.w.source_step : 1;
-      const TileColumns columns(packed_axis, j0 * packed_step, (count - 1) * packed_step + 1);
-      const bfloat16* image =
-          source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
-
-      // Where left tiles are: of a row, of a column tap at the first target, from target to target and from block to
-      // block.
-      const int64_t part = part_of(count);
-      const bool in_place =
-          c.channels_last && !joined && c.source_channels % kTileDepth == 0 && columns.outside.empty();
-      const int64_t packed_rows = static_cast<int64_t>(rows.source.size()) + 1;
-      const int64_t packed_row = columns.slots * channels.width, joined_row = count * depth;
-      const int64_t left_stride = in_place ? c.w.source_step * source_pixel : joined ? depth : kTileDepth;
-      const int64_t left_row = in_place ? c.w.source * source_pixel : joined ? joined_row : packed_row;
-      const int64_t left_block = in_place || joined ? kTileDepth : packed_rows * packed_row;
-      const Scratch<bfloat16> packed(in_place ? part * left_stride + depth : channels.count * packed_rows * packed_row);
-      const Scratch<bfloat16> joined_packed(joined ? packed_rows * joined_row : 0);
-      const bfloat16 *left = image, *zeros = packed.data();
-      if (in_place) {
-        std::fill_n(packed.data(), part * left_stride + depth, bfloat16{0});
-      } else {
-        pack_pixels(image, c, channels, rows, columns, packed.data());
-        left = packed.data();
-        zeros = left + (packed_rows - 1) * packed_row;
-      }
-      if (joined) {
-        for (int64_t r = 0; r < packed_rows; ++r) {
-          join_columns(
-              left + r * packed_row, channels.width, packed_step, columns.runs[0], count, depth,
-              joined_packed.data() + r * joined_row);
-        }
-        left = joined_packed.data();
-        zeros = left + (packed_rows - 1) * joined_row;
-      }
-      struct ColumnTap {
-        int64_t at, panel;
-      };
-      std::vector<std::vector<ColumnTap>> column_taps_of;  // by phase
-      for (size_t phase = 0; phase < c.w.phases.size(); ++phase) {
-        std::vector<ColumnTap> taps;
-        if (joined) {
-          for (int64_t b = 0; b < depth_blocks; ++b) taps.push_back({b * kTileDepth, b * kPanelValues});
-        } else if (in_place) {
-          for (const AxisTap& s : c.w.phases[phase]) {
-            taps.push_back({(j0 * c.w.source_step + s.offset) * source_pixel, s.order * kPanelValues});
-          }
-        } else {
-          for (const ColumnRun& run : columns.runs[phase]) {
-            for (int64_t i = 0; i < run.taps; ++i) {
-              taps.push_back({(run.slot + i) * kTileDepth, (run.order + i) * kPanelValues});
-            }
-          }
-        }
-        column_taps_of.push_back(std::move(taps));
-      }
-      const int64_t row_panel = (joined ? depth_blocks : column_taps) * kPanelValues;
-      const int64_t blocks = joined ? 1 : depth_blocks;
-
-      // Parts are multiplied in pairs and written together: a pair at once, or the parts of all column phases of a row.
-      const int64_t w0 = j0 * c.w.target_step;
-      const int64_t width = std::min(W - w0, count * c.w.target_step);
-      const bool by_rows = c.w.target_step > 1;
-      const int64_t row_size = (count + part) * c.w.target_step * block;  // a phase may have fewer targets than a part
-      const Scratch<float> buffer(by_rows ? 2 * row_size : kTileBlock * block);
-      struct Pair {
-        int64_t begin, end, first_out, second_out;  // second_out < 0: none
-      };
-      struct Stretch {
-        int64_t at, row, column, count;
-      };
-      struct Group {
-        int64_t pairs_end, stretches_end;
-      };
-      std::vector<TileStep> steps;
-      std::vector<Pair> pairs;
-      std::vector<Stretch> stretches;
-      std::vector<Group> groups;
-      struct Part {
-        int64_t i, first;
-      };
-      const auto add_pair = [&](const std::vector<AxisTap>& row_taps_of, const std::vector<ColumnTap>& taps,
-                                const Part& first, const Part* second) {
-        Pair pair{static_cast<int64_t>(steps.size()), 0, 0, -1};
-        for (const AxisTap& r : row_taps_of) {
-          const auto slot_of = [&](const Part& p) {
-            const int64_t position = p.i * c.h.source_step + r.offset;
-            return in_place ? c.h.pixel(position) : rows.slot(position);
-          };
-          const int64_t first_slot = slot_of(first), second_slot = second == nullptr ? -1 : slot_of(*second);
-          if (first_slot < 0 && second_slot < 0) continue;
-          for (const ColumnTap& s : taps) {
-            const auto tile_at = [&](int64_t slot, int64_t target) {
-              return slot < 0 ? zeros : left + slot * left_row + s.at + target * left_stride;
-            };
-            steps.push_back(
-                {tile_at(first_slot, first.first), tile_at(second_slot, second == nullptr ? 0 : second->first),
-                 r.order * row_panel + s.panel});
-          }
-        }
-        pair.end = static_cast<int64_t>(steps.size());
-        pairs.push_back(pair);
-      };
-      for (size_t row_phase = 0; row_phase < c.h.phases.size(); ++row_phase) {
-        const auto row_of = [&](int64_t i) { return i * c.h.target_step + static_cast<int64_t>(row_phase); };
-        int64_t i_end = i0;
-        while (i_end < i0 + rows.count && row_of(i_end) < H) ++i_end;
-        const int64_t group_rows = by_rows ? 2 : i_end - i0;
-        for (int64_t i = i0; i < i_end; i += group_rows) {
-          const int64_t group_end = std::min(i + group_rows, i_end);
-          for (size_t phase = 0; phase < c.w.phases.size(); ++phase) {
-            const int64_t targets = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
-            std::vector<Part> parts;
-            for (int64_t row = i; row < group_end; ++row) {
-              // The last part starts early rather than being shorter: the targets it repeats come out the same.
-              for (int64_t j = 0; j < targets; j += part) {
-                parts.push_back({row, std::max<int64_t>(0, std::min(j, targets - part))});
-              }
-            }
-            for (size_t p = 0; p < parts.size(); p += 2) {
-              const Part& first = parts[p];
-              const Part* second = p + 1 < parts.size() ? &parts[p + 1] : nullptr;
-              add_pair(c.h.phases[row_phase], column_taps_of[phase], first, second);
-              Pair& pair = pairs.back();
-              if (by_rows) {
-                const auto out = [&](const Part& q) {
-                  return (q.i - i) * row_size + (q.first * c.w.target_step + static_cast<int64_t>(phase)) * block;
-                };
-                pair.first_out = out(first);
-                if (second != nullptr) pair.second_out = out(*second);
-                continue;
-              }
-              if (second != nullptr) pair.second_out = part * block;
-              if (second != nullptr && second->i == first.i && second->first == first.first + part) {
-                stretches.push_back({0, row_of(first.i), first.first, 2 * part});
-              } else {
-                stretches.push_back({0, row_of(first.i), first.first, part});
-                if (second != nullptr) stretches.push_back({part * block, row_of(second->i), second->first, part});
-              }
-              groups.push_back({static_cast<int64_t>(pairs.size()), static_cast<int64_t>(stretches.size())});
-            }
-          }
-          if (by_rows) {
-            for (int64_t row = i; row < group_end; ++row) {
-              stretches.push_back({(row - i) * row_size, row_of(row), 0, width});
-            }
-            groups.push_back({static_cast<int64_t>(pairs.size()), static_cast<int64_t>(stretches.size())});
-          }
-        }
-      }
-
-      const TileRegisters registers(part);
-      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      const int64_t row_count = std::min(t.rows, c.h.positions() - i0),
+                    count = std::min(t.columns, c.w.positions() - j0);
+      const int64_t w0 = j0 * c.w.target_step, width = std::min(W - w0, count * c.w.target_step);
+      const LeftTiles left(
+          source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane),
+          c, packed_axis, channels, i0, row_count, j0, count);
+      const TilePlan plan(c, left, i0, row_count, width, count);
+      const Scratch<float> buffer(plan.buffer_size);
+      const TileRegisters registers(plan.segment);
       constexpr decltype(&multiply_tiles<true, true>) multiply[2][2] = {
           {multiply_tiles<false, false>, multiply_tiles<false, true>},
           {multiply_tiles<true, false>, multiply_tiles<true, true>}};
       const auto compute = [&](int64_t k, size_t g) {
-        const bfloat16* panel = panels.data() + (group * target_blocks + k) * layout.size;
-        const float* bias_values = init.data() + (group * target_blocks + k) * block;
-        const int64_t channel = group * c.target_channels + k * block, channels_left = c.target_channels - k * block;
-        for (int64_t p = g == 0 ? 0 : groups[g - 1].pairs_end; p < groups[g].pairs_end; ++p) {
-          const Pair& pair = pairs[p];
-          multiply[pair.second_out >= 0][channels_left > kTileRows](
-              steps.data() + pair.begin, pair.end - pair.begin, blocks, left_block, left_stride, panel,
-              row_taps * row_panel, bias_values, buffer.data() + pair.first_out,
-              buffer.data() + std::max<int64_t>(pair.second_out, 0), c.w.target_step * block);
+        const TilePlan::Group none{0, 0}, &before = g == 0 ? none : plan.groups[g - 1], &last = plan.groups[g];
+        const int64_t panel = group * target_blocks + k, targets = c.target_channels - k * block;
+        for (int64_t p = before.pairs_end; p < last.pairs_end; ++p) {
+          const TilePlan::Pair& pair = plan.pairs[p];
+          const int64_t steps_begin = p == 0 ? 0 : plan.pairs[p - 1].steps_end;
+          multiply[pair.second_out >= 0][targets > kTileRows](
+              plan.steps.data() + steps_begin, pair.steps_end - steps_begin, left.blocks, left.block, left.stride,
+              panels.data() + panel * layout.size, row_taps * left.row_panel, init.data() + panel * block,
+              buffer.data() + pair.first_out, buffer.data() + std::max<int64_t>(pair.second_out, 0),
+              c.w.target_step * block);
         }
-        finish_stores();
-        for (int64_t s = g == 0 ? 0 : groups[g - 1].stretches_end; s < groups[g].stretches_end; ++s) {
-          const auto& [at, row, column, length] = stretches[s];
+        const int64_t channel = group * c.target_channels + k * block;
+        bfloat16* const to = target + n * target_pixel * target_plane;
+        for (int64_t s = before.stretches_end; s < last.stretches_end; ++s) {
+          const auto& [at, row, column, length] = plan.stretches[s];
           const int64_t pixel = row * W + w0 + column;
           write_targets(
-              buffer.data() + at, length, channels_left, c.channels_last, target_pixel, H * W, target + n * target_pixel * H * W + (c.channels_last ? pixel * target_pixel + channel : channel * H * W + pixel));
+              buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane,
+              to + (c.channels_last ? pixel * target_pixel + channel : channel * target_plane + pixel));
         }
       };
-      // A pixel's channels are written together where all weights fit in the L1 cache.
+      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      // All channels of a pixel are written together where the weights of all fit in the L1 cache.
       constexpr int64_t kPanelBytes = 32 << 10;
       if ((k_end - k_begin) * layout.size * static_cast<int64_t>(sizeof(bfloat16)) <= kPanelBytes) {
-        for (size_t g = 0; g < groups.size(); ++g) {
+        for (size_t g = 0; g < plan.groups.size(); ++g) {
           for (int64_t k = k_begin; k < k_end; ++k) compute(k, g);
         }
       } else {
         for (int64_t k = k_begin; k < k_end; ++k) {
-          for (size_t g = 0; g < groups.size(); ++g) compute(k, g);
+          for (size_t g = 0; g < plan.groups.size(); ++g) compute(k, g);
         }
       }
     }
@@ -332,14 +398,14 @@ inline void pack_planes(
       }
     }
     if (c.channels_last) {
-      scatter_channels(image + (h * W + read_begin) * pixel, pixel, channels, read_end - read_begin, planes.data(), plane);
+      scatter_channels(
+          image + (h * W + read_begin) * pixel, pixel, channels, read_end - read_begin, planes.data(), plane);
       from = planes.data();
     }
     for (const AxisTap& s : c.w.phases[0]) {
       const int64_t first = first_column * step + s.offset;  // the column that the first target reads
       bfloat16* to = to_row + s.order * slab * pitch;
-      copy_columns(
-          from, plane, channels, first - read_begin, step, read_end - read_begin, columns, to, pitch);
+      copy_columns(from, plane, channels, first - read_begin, step, read_end - read_begin, columns, to, pitch);
       if (c.w.border == Border::zeros) continue;
       for (int64_t j = 0; j < columns; ++j) {
         const int64_t position = first + j * step, column = c.w.pixel(position);
@@ -400,8 +466,7 @@ inline void grad_weight_tiles(
   constexpr int64_t kTasks = 16, kSlicePixels = 2048;
   const int64_t panel_count = c.groups * target_blocks, owners = c.groups * slabs * target_slabs;
   const int64_t pixels = c.N * c.h.target * c.w.target;
-  const int64_t slices =
-      std::max<int64_t>(1, std::min({ceil_div(kTasks, owners), batches, pixels / kSlicePixels}));
+  const int64_t slices = std::max<int64_t>(1, std::min({ceil_div(kTasks, owners), batches, pixels / kSlicePixels}));
 
   const Scratch<float> panels(slices * panel_count * layout.size);
   parallel_for(slices * owners, multiplications(geometry), [&](int64_t begin, int64_t end) {
@@ -411,7 +476,8 @@ inline void grad_weight_tiles(
       const int64_t k0 = task / slabs % target_slabs * target_slab, k1 = std::min(k0 + target_slab, target_blocks);
       const int64_t group = task / (slabs * target_slabs) % c.groups, slice = task / owners;
       const auto sums_of = [&](int64_t k) {
-        return panels.data() + (slice * panel_count + group * target_blocks + k) * layout.size + task % slabs * slab_size;
+        return panels.data() + (slice * panel_count + group * target_blocks + k) * layout.size +
+               task % slabs * slab_size;
       };
       for (int64_t k = k0; k < k1; ++k) std::fill_n(sums_of(k), slab_size, 0.0f);
       const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
@@ -419,7 +485,8 @@ inline void grad_weight_tiles(
       for (int64_t batch = slice * batches / slices; batch < (slice + 1) * batches / slices; ++batch) {
         const int64_t n0 = batch / tiles * most_images, images = std::min(most_images, c.N - n0);
         const int64_t i0 = batch % tiles / t.column_tiles * t.rows, j0 = batch % t.column_tiles * t.columns;
-        const int64_t row_count = std::min(t.rows, c.h.target - i0), column_count = std::min(t.columns, c.w.target - j0);
+        const int64_t row_count = std::min(t.rows, c.h.target - i0),
+                      column_count = std::min(t.columns, c.w.target - j0);
         // Rows are slots, too: neighbouring target rows read neighbouring slots whatever the stride.
         const TileColumns slots(c.h, i0, row_count);
         std::vector<int64_t> row_of_slot(slots.slots, -1), slot_of_tap(R);
@@ -454,8 +521,8 @@ inline void grad_weight_tiles(
                 gradient.data() + ((k - k0) * images + g) * panel_image);
           }
         }
-        // The sum over pixels is cut so that left tiles stay in the L1 cache for all targets, and right ones for all row
-        // taps: parts of an image, or several small images.
+        // The sum over pixels is cut so that left tiles stay in the L1 cache for all targets, and right ones for all
+        // row taps: parts of an image, or several small images.
         const int64_t depth_steps = count / kTileDepth, image_steps = ceil_div(count, kTileDepth);
         const int64_t chunk_images = std::clamp<int64_t>(kChunkSteps / image_steps, 1, images);
         const int64_t chunk_steps = ceil_div(image_steps, ceil_div(image_steps, kChunkSteps));
@@ -466,9 +533,12 @@ inline void grad_weight_tiles(
             const int64_t chunk = std::min(chunk_images, images - g0);
             for (int64_t e = 0; e < rows_of_tap; e += block) {
               const auto left_of = [&](const AxisTap& r) {
-                return left.data() + g0 * left_image + e * pitch + slot_of_tap[r.order] * column_count + step * kTileDepth;
+                return left.data() + g0 * left_image + e * pitch + slot_of_tap[r.order] * column_count +
+                       step * kTileDepth;
               };
-              const auto last_of = [&](const AxisTap& r) { return last.data() + r.order * chunk_images * 2 * kTileValues; };
+              const auto last_of = [&](const AxisTap& r) {
+                return last.data() + r.order * chunk_images * 2 * kTileValues;
+              };
               if (ends) {
                 for (const AxisTap& r : c.h.phases[0]) {
                   for (int64_t i = 0; i < chunk * block; ++i) {
