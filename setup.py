@@ -37,6 +37,8 @@ ISAS = {"baseline": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = "-mavx2 -mfma -mf16c"
     ISAS["avx512"] = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512"
+    # Only for files of its own: its tiles are for products of bfloat16.
+    ISAS["amx"] = ISAS["avx512"] + " -mavx512bf16 -mamx-tile -mamx-bf16"
 
 
 def find_nvcc() -> str | None:
@@ -116,7 +118,7 @@ def write_ninja(build: Path) -> None:
     sources = sorted((ROOT / "csrc").rglob("*.cpp"))
     for isa, flags in ISAS.items():
         for source in sources:
-            if source.stem.endswith("_kernels"):
+            if source.stem.endswith("_kernels") and source.stem.endswith("_amx_kernels") == (isa == "amx"):
                 compile_file("cxx", source, f".{isa}", f"-DCONVOPS_ISA={isa} {flags}")
     for source in sources:
         if not source.stem.endswith("_kernels"):

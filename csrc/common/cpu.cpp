@@ -7,6 +7,11 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#ifdef __x86_64__
+#include <cpuid.h>
 #endif
 
 namespace convops {
@@ -38,11 +43,28 @@ void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t byt
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amx: return "amx";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "baseline";
   }
 }
+
+#ifdef __x86_64__
+// Whether the processor has tiles of bfloat16, and Linux lets this process use them, which it has to be asked once.
+static bool has_amx() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kAvx512Bf16 = 1u << 5, kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || (eax & kAvx512Bf16) == 0) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 static Isa detect_isa() {
   Isa best = Isa::baseline;
@@ -55,10 +77,11 @@ static Isa detect_isa() {
     }
   }
   if (const char* wanted = std::getenv("TORCH_CONVOPS_ISA")) {
-    for (const Isa isa : {Isa::baseline, Isa::avx2}) {
-      if (isa < best && std::string_view(wanted) == isa_name(isa)) return isa;
+    for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+      if (isa <= best && std::string_view(wanted) == isa_name(isa)) return isa;
     }
   }
+  if (best == Isa::avx512 && has_amx()) best = Isa::amx;
 #endif
   return best;
 }

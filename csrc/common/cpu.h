@@ -49,8 +49,9 @@ class Scratch {
   T* data_;
 };
 
-// Instruction sets that the kernels are compiled for, least first; on other processors than x86-64 only baseline.
-enum class Isa : int32_t { baseline, avx2, avx512 };
+// Instruction sets that the kernels are compiled for, least first; on other processors than x86-64 only baseline. amx
+// is avx512 with tiles of bfloat16, which a few kernels of their own use.
+enum class Isa : int32_t { baseline, avx2, avx512, amx };
 const char* isa_name(Isa isa);
 // The best one that this processor has, or the lesser one that TORCH_CONVOPS_ISA names.
 Isa cpu_isa();
@@ -68,6 +69,7 @@ Isa cpu_isa();
   CONVOPS_DECLARE_KERNEL(avx512, name, Problem, Arguments)               \
   static void name(const Problem& problem, const Arguments& arguments) { \
     switch (cpu_isa()) {                                                 \
+      case Isa::amx:                                                     \
       case Isa::avx512: return avx512::name(problem, arguments);         \
       case Isa::avx2: return avx2::name(problem, arguments);             \
       default: return baseline::name(problem, arguments);                \

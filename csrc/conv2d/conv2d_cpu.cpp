@@ -5,6 +5,9 @@
 
 namespace convops {
 
+#ifdef __x86_64__
+CONVOPS_DECLARE_KERNEL(amx, conv2d_implicit_gemm_amx, Conv2dProblem, Conv2dArguments)
+#endif
 CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_planar_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_pointwise, Conv2dProblem, Conv2dArguments)
@@ -15,6 +18,26 @@ CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
 
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
   static constexpr Conv2dAlgorithm algorithms[] = {
+#ifdef __x86_64__
+      // A tile has a depth of 32 products and is 16 channels wide. With less than a fifth of that in use it is no
+      // faster
+      // than vectors of float32.
+      {"implicit_gemm_amx",
+       [](const Conv2dProblem& problem) {
+         if (!is_contraction(problem.pass) || problem.dtype != DType::bfloat16) return false;
+         const Conv2dGeometry& g = problem.geometry;
+         const bool transposed = problem.pass == Conv2dPass::grad_input;
+         const auto use = [](int64_t count, int64_t size) {
+           return static_cast<double>(count) / static_cast<double>(ceil_div(count, size) * size);
+         };
+         const int64_t C = g.channels_per_group(), K = g.filters_per_group();
+         const int64_t source = transposed ? K : C, target = transposed ? C : K;
+         if (source == 0) return false;
+         const bool joins = source < 32 && (!transposed || g.w.stride == 1);
+         return use(source * (joins ? g.w.kernel : 1), 32) * use(target, 16) >= 0.2;
+       },
+       nullptr, amx::conv2d_implicit_gemm_amx},
+#endif
       // Vectors of channels need one filter a channel. Planes take any number, but with many the filters are worth
       // vectorising over, which implicit_gemm does.
       {"depthwise",
@@ -50,6 +73,9 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        conv2d_grad_bias_kernel},
       {"fold", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::fold; }, nullptr, conv2d_fold},
   };
+#ifdef __x86_64__
+  if (cpu_isa() < Isa::amx) return std::span(algorithms).subspan(1);
+#endif
   return algorithms;
 }
 
