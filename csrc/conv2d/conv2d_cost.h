@@ -20,6 +20,7 @@ inline std::atomic<bool>& winograd_allowed() {
 // Floats that the processor computes at a time.
 inline double float_lanes() {
   switch (cpu_isa()) {
+    case Isa::amx:
     case Isa::avx512: return 16;
     case Isa::avx2: return 8;
     default: return 4;
