@@ -18,6 +18,8 @@ from .rows import Row
 
 # Linux's numbers of what the child asks of malloc and the kernel.
 _M_MMAP_THRESHOLD, _PR_SET_THP_DISABLE = -3, 41
+# What torch.autograd.grad imports when it is first given a gradient: seconds, and tens of megabytes.
+_IMPORTED_BY_AUTOGRAD = ["torch.fx.experimental.symbolic_shapes"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,13 @@ def _peak_of_child(work: Any) -> int | None:
         return None
     # Its server imports torch once and runs nothing: each fork of it is as a process that was just started.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *_IMPORTED_BY_AUTOGRAD])
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_report_peak, args=(sender, work, torch.get_num_threads()), daemon=True)
     child.start()
     sender.close()
     try:
-        peak: int | None | Exception = receiver.recv()
+        peak: int | Exception | None = receiver.recv()
     except EOFError:
         raise RuntimeError("the process whose memory was measured ended early; is memory short?") from None
     finally:
@@ -109,7 +111,7 @@ def _resident_peak(work: Any) -> int | None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)  # a freed block of this size or more is gone at once
     call = work()
-    torch.zeros(1 << 20).add_(1)  # starts the threads
+    _start_torch()
     held = _resident("RssAnon")
     call()
     if hasattr(libc, "malloc_trim"):
@@ -122,6 +124,12 @@ def _resident_peak(work: Any) -> int | None:
         return None
     call()
     return kept + max(0, _resident("VmHWM") - before)
+
+
+def _start_torch() -> None:
+    """Starts the threads, and has autograd import what it needs."""
+    x = torch.zeros(1 << 20, requires_grad=True)
+    torch.autograd.grad(x * 2, x, torch.ones_like(x))
 
 
 def _resident(name: str) -> int:

@@ -44,9 +44,7 @@ def measure_overhead(device: str = "cpu", *, calls: int = 100, repeats: int = 25
             both = [_repeated(ours, image, calls), _repeated(theirs, image, calls)]
             times = interleaved_times(cpu_seconds, both, seconds=0, repeats=repeats)
             us = 1e6 / calls
-            results.append(
-                Overhead(operator, grad, times.median(0) * us, times.median(1) * us, times.ratio(0, over=1))
-            )
+            results.append(Overhead(operator, grad, times.median(0) * us, times.median(1) * us, times.ratio(0, over=1)))
     return results
 
 

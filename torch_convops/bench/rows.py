@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ class Conv2dRow(Row):
         return (*super().leaf_shapes, (self.filters, self.C // self.groups, self.kernel, self.kernel))
 
     @property
-    def _window(self) -> tuple[Any, ...]:
+    def _window(self) -> tuple[int, int, int, int]:
         return (self.stride, self.padding, self.dilation, self.groups)
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
@@ -154,7 +154,8 @@ class Conv2dRow(Row):
         return F.conv2d(image, weight, None, *self._window)
 
     def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
-        return ops.conv2d_choice(pass_, *leaves, *self._window)
+        image, weight = leaves
+        return ops.conv2d_choice(pass_, image, weight, *self._window)
 
     def flops(self, pass_: str) -> int:
         once = 2 * self.output_numel * self.C // self.groups * self.kernel**2
@@ -189,7 +190,8 @@ class BorderedConv2dRow(Conv2dRow):
         return F.conv2d(padded, leaves[1], None, self.stride, 0, self.dilation, self.groups)
 
     def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
-        return ops.conv2d_choice(pass_, *leaves, *self._window, self.padding_mode)
+        image, weight = leaves
+        return ops.conv2d_choice(pass_, image, weight, *self._window, self.padding_mode)
 
 
 @dataclass(frozen=True)
@@ -499,8 +501,9 @@ def _wider_rows(conv: int, pool: int) -> list[Row]:
         BorderedConv2dRow("replicate 3x3 c64 @56", conv, 64, 56, 3, 1, 1, filters=64, padding_mode="replicate"),
         BorderedConv2dRow("reflect 3x3s2 c128 @56", conv, 128, 56, 3, 2, 1, filters=128, padding_mode="reflect"),
         BorderedConv2dRow("circular 3x3d4 c64 @28", conv, 64, 28, 3, 1, 4, 4, filters=64),
-        BorderedConv2dRow("replicate dw3x3 c256 @14", conv, 256, 14, 3, 1, 1, filters=256, groups=256,
-                          padding_mode="replicate"),
+        BorderedConv2dRow(
+            "replicate dw3x3 c256 @14", conv, 256, 14, 3, 1, 1, filters=256, groups=256, padding_mode="replicate"
+        ),
         # U-Net, DCGAN
         ConvTranspose2dRow("transposed 2x2s2 256->128 @28", conv, 256, 28, 2, 2, filters=128),
         ConvTranspose2dRow("transposed 4x4s2 512->256 @7", conv, 512, 7, 4, 2, 1, filters=256),
@@ -537,4 +540,3 @@ def wider_rows(device: str = "cpu") -> list[Row]:
     known = {row.name for row in rows(device)}
     more = _wider_rows(8, 16) if device == "cpu" else _wider_rows(128, 128)
     return [row for row in more if row.name not in known]
-
