@@ -8,11 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from .ceilings import Ceilings
 from .measure import Measurement
 
-_WIDTH = 8.5  # inches of a panel, the labels beside it included
+_WIDTH = 8.0  # inches of a panel, the labels beside it included
 _FONT = 8  # points
 _LINE = 1.3 * _FONT / 72  # inches that a label takes
 _GREY = "0.6"
@@ -65,6 +66,7 @@ def plot(measurements: Sequence[Measurement], ceilings: Ceilings, path: Path, ti
     handles += [Line2D([], [], color=color, linewidth=3, label=family) for family, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=_FONT + 1, frameon=False)
     figure.suptitle(title, fontsize=_FONT + 4)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     figure.savefig(path, dpi=110)
 
 
@@ -77,23 +79,22 @@ def _roofline(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dict
     copy, matmul = ceilings.copy_bytes / 1e9, ceilings.matmul_flops / 1e9
     ax.set(xscale="log", yscale="log", xlabel="flops a byte", ylabel="GF/s", xlim=(left, right))
     values = [rate for row in rates for rate in row]
-    ax.set_ylim(min(values) / 1.5, max(*values, matmul) * 1.5)
+    ax.set_ylim(min(values) / 1.5, max(*values, matmul) * 2)
     ax.axhline(matmul, color=_GREY, zorder=1)
     ax.axline((left, left * copy), (right, right * copy), color=_GREY, zorder=1)
     ax.annotate(
-        f"matmul {matmul:.0f} GF/s", (0.01, matmul), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        f"matmul {matmul:.3g} GF/s", (0.01, matmul), xycoords=("axes fraction", "data"), xytext=(0, 3),
         textcoords="offset points", fontsize=_FONT, color="0.4",
     )  # fmt: skip
-    # Where the slope leaves the panel, above or to the left.
-    bottom = ax.get_ylim()[0]
-    foot = max(left, bottom / copy)
+    top = min(ax.get_ylim()[1], right * copy)  # where the slope leaves the panel: little is above it
     ax.annotate(
-        f"copy {copy:.0f} GB/s", (foot, foot * copy), xytext=(4, 4), textcoords="offset points", fontsize=_FONT,
-        color="0.4", ha="left", va="bottom", annotation_clip=False,
+        f"copy {copy:.3g} GB/s", (top / copy, top), xytext=(-24, -3), textcoords="offset points", fontsize=_FONT,
+        color="0.4", ha="right", va="top",
     )  # fmt: skip
     for m, intensity, times in zip(cell, x, y, strict=True):
         _points(ax, colors[m.family], {name: (intensity, m.flops / ms / 1e6) for name, ms in times.items()})
     anchors = [(intensity, row[0]) for intensity, row in zip(x, rates, strict=True)]
+    _plain_ticks(ax.xaxis, ax.yaxis)
     _label_beside(ax, [m.row for m in cell], anchors, [colors[m.family] for m in cell], height)
     ax.grid(True, which="major", alpha=0.25)
 
@@ -105,12 +106,21 @@ def _bandwidth(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dic
         _points(ax, colors[m.family], {name: (m.bytes / ms / 1e6, place) for name, ms in _times(m).items()})
     ax.axvline(copy, color=_GREY, zorder=1)
     ax.annotate(
-        f"copy {copy:.0f} GB/s", (copy, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0),
+        f"copy {copy:.3g} GB/s", (copy, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0),
         textcoords="offset points", fontsize=_FONT, color="0.4",
     )  # fmt: skip
     ax.set(xscale="log", xlabel="GB/s", ylim=(len(cell), -1))
+    _plain_ticks(ax.xaxis)
     ax.set_yticks(range(len(cell)), [m.row for m in cell])
     ax.grid(True, axis="x", which="major", alpha=0.25)
+
+
+def _plain_ticks(*axes: Any) -> None:
+    """Numbers as they are read, 1, 2, 5, 10, ..., in place of powers of ten."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _times(m: Measurement) -> dict[str, float]:
