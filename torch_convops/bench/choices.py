@@ -11,7 +11,7 @@ from .._library import algorithms
 from .measure import UnsupportedError, check, supported
 from .passes import Results, pass_call
 from .rows import Operands, Row
-from .timing import Call, best_algorithms_of_torch, interleaved_times, timer
+from .timing import Call, interleaved_times, timer
 
 AUTO = "auto"
 PASSES = ("forward", "grad_input", "grad_weight")
@@ -24,7 +24,7 @@ class Choice:
     Attributes:
         chosen: what ``"auto"`` takes; ``"auto"`` itself where the library does not tell, or takes several.
         ms: median times of all that do it, by name.
-        best: the fastest.
+        best: the fastest, by name.
         loss: by how much of the fastest one's time the chosen one takes longer, round by round.
     """
 
@@ -65,18 +65,17 @@ def measure_choice(
     chosen = row.choice(pass_, *operands.leaves)
     expected = pass_call(row.reference, pass_, operands)()
     calls: dict[str, Call] = {}
-    with best_algorithms_of_torch(device):
-        for name in [*algorithms(row.operator, device), *([AUTO] if chosen is None else [])]:
-            try:
-                calls[name] = _checked_call(row, name, pass_, operands, expected)
-            except UnsupportedError:
-                continue
-        if len(calls.keys() - {AUTO}) < 2:
-            return None
-        times = interleaved_times(timer(device), list(calls.values()), seconds, repeats)
+    for name in [*algorithms(row.operator, device), *([AUTO] if chosen is None else [])]:
+        try:
+            calls[name] = _checked_call(row, name, pass_, operands, expected)
+        except UnsupportedError:
+            continue
+    if len(calls.keys() - {AUTO}) < 2:
+        return None
+    times = interleaved_times(timer(device), list(calls.values()), seconds, repeats)
     names = list(calls)
     chosen = chosen or AUTO
-    best = min(names, key=lambda name: times.median(names.index(name)))
+    best = min(calls.keys() - {AUTO}, key=lambda name: times.median(names.index(name)))
     return Choice(
         row=row.name,
         operator=row.operator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -178,8 +179,8 @@ def compiled_call(
             call = prepare()
             results = call()
     except Exception as failure:  # of any compiler on the way
-        line = next(iter(str(failure).strip().splitlines()), "")
-        return f"{type(failure).__name__}: {line}"
+        reason = str(failure).strip().partition("\n\n")[0]  # what follows is advice and code
+        return textwrap.shorten(f"{type(failure).__name__}: {reason}", width=300)
     error = 0.0 if expected is None else relative_error(results, expected)
     return call if error <= allowed else f"wrong result: the relative error is {error:.1e}, over {allowed:.0e}"
 

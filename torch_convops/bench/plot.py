@@ -26,36 +26,38 @@ _LIBRARIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def plot(measurements: Sequence[Measurement], ceilings: Ceilings, path: Path, title: str = "") -> None:
-    """Draws rows bound by arithmetic as a roofline (S. Williams et al., 2009) and the others by their bandwidth.
+    """Writes what :func:`draw` draws to a ``.png`` or ``.svg``."""
+    draw(measurements, ceilings, title).savefig(path, dpi=110)
+
+
+def draw(measurements: Sequence[Measurement], ceilings: Ceilings, title: str = "") -> Figure:
+    """Draws convolutions as a roofline (S. Williams et al., 2009) and poolings, bound by memory, by their bandwidth.
 
     A panel is for one pass and memory format; the points of a row are joined by a line. Flops and bytes are the least
     that a pass needs, the same for all libraries.
-
-    Args:
-        path: the picture; ``.png`` or ``.svg``.
     """
     passes = list(dict.fromkeys(m.pass_ for m in measurements))
     formats = list(dict.fromkeys(m.format for m in measurements))
     families = list(dict.fromkeys(m.family for m in measurements))
     colors = {family: f"C{index}" for index, family in enumerate(families)}
     bands = []  # rows of panels
-    for draw, with_flops in ((_roofline, True), (_bandwidth, False)):
+    for panel, with_flops in ((_roofline, True), (_bandwidth, False)):
         for pass_ in passes:
             cells = [
                 [m for m in measurements if (m.format, m.pass_, m.flops > 0) == (format_, pass_, with_flops)]
                 for format_ in formats
             ]
             if any(cells):
-                bands.append((draw, pass_, cells))
+                bands.append((panel, pass_, cells))
     heights = [max(3.2, 0.8 + 1.5 * _LINE * max(map(len, cells))) for _, _, cells in bands]
     figure = Figure(figsize=(_WIDTH * len(formats), sum(heights) + 1.0), layout="constrained")
     axes = figure.subplots(len(bands), len(formats), squeeze=False, height_ratios=heights)
-    for line, height, (draw, pass_, cells) in zip(axes, heights, bands, strict=True):
+    for line, height, (panel, pass_, cells) in zip(axes, heights, bands, strict=True):
         for ax, format_, cell in zip(line, formats, cells, strict=True):
             if cell:
                 ax.set_title(f"{format_}, {pass_}", fontsize=_FONT + 3)
                 ax.tick_params(labelsize=_FONT + 1)
-                draw(ax, cell, ceilings, colors, height)
+                panel(ax, cell, ceilings, colors, height)
             else:
                 ax.set_axis_off()
     handles = [
@@ -67,7 +69,7 @@ def plot(measurements: Sequence[Measurement], ceilings: Ceilings, path: Path, ti
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=_FONT + 1, frameon=False)
     figure.suptitle(title, fontsize=_FONT + 4)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _roofline(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dict[str, str], height: float) -> None:

@@ -514,7 +514,7 @@ def _wider_rows(conv: int, pool: int) -> list[Row]:
         MaxPool2dRow("max 2s2 c512 @14", pool, 512, 14, 2, 2),
         MaxPool2dRow("max 3s1p1 c256 @28", pool, 256, 28, 3, 1, 1),
         MaxPool2dRow("max 3s2 c61 @109", pool, 61, 109, 3, 2),
-        MaxPool2dRow("max 3s1p2d2 c64 @56", pool, 64, 56, 3, 1, 2, 2),
+        MaxPool2dRow("max 3s1p1d2 c64 @56", pool, 64, 56, 3, 1, 1, 2),
         MaxPool2dRow("max 3s2p1 c64 @112 N1", 1, 64, 112, 3, 2, 1),
         AvgPool2dRow("avg 2s2 c512 @28", pool, 512, 28, 2, 2),
         AvgPool2dRow("avg 3s2p1 c128 @56", pool, 128, 56, 3, 2, 1),

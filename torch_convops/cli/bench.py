@@ -109,7 +109,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--batch", type=click.IntRange(min=1), help="Pictures, of whole models.  [default: 4, 64 on CUDA]")
 @click.option(
     "--image-size",
-    type=click.IntRange(min=32),
+    type=click.IntRange(min=64),
     help="Height and width of pictures, of whole models.  [default: 160, 224 on CUDA]",
 )
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Count the peak memory of both libraries.")
