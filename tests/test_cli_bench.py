@@ -571,7 +571,7 @@ def test_suite_models(tmp_path: Path) -> None:
     assert report["measurements"] == report["overhead"] == []
     lines = [(m["row"], m["format"], m["pass"], m["N"], m["image_size"]) for m in report["models"]]
     assert lines == [("tiny", f, p, 2, 64) for f in bench.FORMATS for p in ("forward", "training")]
-    assert {s["family"] for s in report["models_summary"]} == {"model", "all"}
+    assert {s["family"] for s in report["models_summary"]} == {"model"}
     assert "whole models, 64 x 64 pictures" in result.output and "inference" in result.output
 
 

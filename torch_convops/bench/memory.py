@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import multiprocessing
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from .passes import pass_call
 from .rows import Row
+from .timing import Call
 
 # Linux's numbers of what the child asks of malloc and the kernel.
 _M_MMAP_THRESHOLD, _PR_SET_THP_DISABLE = -3, 41
@@ -22,7 +23,7 @@ _M_MMAP_THRESHOLD, _PR_SET_THP_DISABLE = -3, 41
 _IMPORTED_BY_AUTOGRAD = ["torch.fx.experimental.symbolic_shapes"]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PeakMemory:
     """Bytes beyond the operands: results, workspaces, and what a forward pass keeps for the backward one."""
 
@@ -43,30 +44,32 @@ def measure_peak_memory(
 
     On CUDA that is of torch's allocator, from which both libraries take their workspaces. On the CPU workspaces come
     from several allocators, so there it is the resident set: of a fresh process for each library, where every larger
-    block is given back when it is freed, in the second call of the pass; what is still held after the first one, such
-    as compiled kernels, counts as well. It is right to some 0.3 MB. None where the system is not Linux or does not let
-    a process reset its high-water mark.
+    block is given back when it is freed, in the second call of the pass; what the first one leaves behind, beyond what
+    a call for a single image does (threads, imports, compiled kernels), counts as well. It is right to some 0.3 MB.
+    None where the system is not Linux or does not let a process reset its high-water mark.
 
     Args:
         row, pass_, format, dtype, device, algorithm: as for :func:`measure`.
     """
     peaks = []
     for ours in (True, False):
-        work = functools.partial(_prepare, row, ours, pass_, format, dtype, device, algorithm)
-        peak = _cuda_peak(work) if device == "cuda" else _peak_of_child(work)
+        prepare = functools.partial(_prepare, ours, pass_, format, dtype, device, algorithm)
+        if device == "cuda":
+            peak: int | None = _cuda_peak(prepare(row))
+        else:
+            peak = _peak_of_child(functools.partial(_resident_peak, prepare, row))
         if peak is None:
             return None
         peaks.append(peak)
     return PeakMemory(*peaks)
 
 
-def _prepare(row: Row, ours: bool, pass_: str, format_: str, dtype: torch.dtype, device: str, algorithm: str) -> Any:
+def _prepare(ours: bool, pass_: str, format_: str, dtype: torch.dtype, device: str, algorithm: str, row: Row) -> Call:
     function = functools.partial(row.ours, algorithm=algorithm) if ours else row.reference
     return pass_call(function, pass_, row.operands(dtype, device, format_))
 
 
-def _cuda_peak(work: Any) -> int:
-    call = work()
+def _cuda_peak(call: Call) -> int:
     call()  # cuDNN tries its algorithms
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -76,14 +79,14 @@ def _cuda_peak(work: Any) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _peak_of_child(work: Any) -> int | None:
+def _peak_of_child(count: Callable[[], int | None]) -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     # Its server imports torch once and runs nothing: each fork of it is as a process that was just started.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *_IMPORTED_BY_AUTOGRAD])
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_report_peak, args=(sender, work, torch.get_num_threads()), daemon=True)
+    child = context.Process(target=_report_peak, args=(sender, count, torch.get_num_threads()), daemon=True)
     child.start()
     sender.close()
     try:
@@ -97,21 +100,21 @@ def _peak_of_child(work: Any) -> int | None:
     return peak
 
 
-def _report_peak(sender: Connection, work: Any, threads: int) -> None:
+def _report_peak(sender: Connection, count: Callable[[], int | None], threads: int) -> None:
     try:
         torch.set_num_threads(threads)
-        sender.send(_resident_peak(work))
+        sender.send(count())
     except Exception as error:
         sender.send(error)
 
 
-def _resident_peak(work: Any) -> int | None:
+def _resident_peak(prepare: Callable[[Row], Call], row: Row) -> int | None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)  # memory is counted in small pages
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)  # a freed block of this size or more is gone at once
-    call = work()
-    _start_torch()
+    prepare(dataclasses.replace(row, N=1))()
+    call = prepare(row)
     held = _resident("RssAnon")
     call()
     if hasattr(libc, "malloc_trim"):
@@ -124,12 +127,6 @@ def _resident_peak(work: Any) -> int | None:
         return None
     call()
     return kept + max(0, _resident("VmHWM") - before)
-
-
-def _start_torch() -> None:
-    """Starts the threads, and has autograd import what it needs."""
-    x = torch.zeros(1 << 20, requires_grad=True)
-    torch.autograd.grad(x * 2, x, torch.ones_like(x))
 
 
 def _resident(name: str) -> int:

@@ -13,7 +13,7 @@ from .. import bench
 from ._tables import make_console, print_table
 
 LOSS_FLAG = 0.15  # of the fastest algorithm's time
-MARKER = "<!-- What follows is written by the command below it. -->"
+MARKER = "<!-- What follows is written by this command: -->"
 Record: TypeAlias = "bench.Measurement | bench.ModelMeasurement | bench.Choice | bench.Summary | bench.Overhead"
 
 
@@ -38,10 +38,10 @@ def tables(report: Report, table_box: box.Box = box.SIMPLE_HEAD) -> list[Table]:
         parts.append(_measurements(report, table_box))
         if any(_needs_memory_line(m) for m in report.measurements):
             parts.append(_memory(report, table_box))
-        parts.append(_summaries("torch / ours by operator family", report.measurements, table_box))
+        parts.append(_summaries("torch / ours by operator family", bench.summarize(report.measurements), table_box))
     if report.models:
         parts.append(_models(report, table_box))
-        parts.append(_summaries("torch / ours of whole models", report.models, table_box))
+        parts.append(_summaries("torch / ours of whole models", _summary_of_models(report), table_box))
     if report.choices:
         parts.append(_choices(report, table_box))
     if report.overhead:
@@ -132,10 +132,12 @@ def _mega(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:.1f}"
 
 
-def _summaries(
-    title: str, measurements: Sequence[bench.Measurement] | Sequence[bench.ModelMeasurement], table_box: box.Box
-) -> Table:
-    summaries = bench.summarize(measurements)
+def _summary_of_models(report: Report) -> list[bench.Summary]:
+    """They are one family: that of all families is the same."""
+    return [summary for summary in bench.summarize(report.models) if summary.family != "all"]
+
+
+def _summaries(title: str, summaries: Sequence[bench.Summary], table_box: box.Box) -> Table:
     compiled = any(s.compile_geomean is not None for s in summaries)
     numbers = ("rows", "geomean", "worst", *(["geomean of torch.compile"] if compiled else []))
     table = _table(title, ("family", "format", "pass"), numbers, table_box)
@@ -156,14 +158,15 @@ def _models(report: Report, table_box: box.Box) -> Table:
     size = report.models[0].image_size
     settings = report.context["settings"]
     table = _table(
-        f"whole models, {size} x {size} pictures, {settings['dtype']} on {settings['device']}",
+        f"whole models, {size} x {size} pictures, {settings['dtype']} on {settings['device']}; forward: inference, "
+        "training: a step",
         ("model", "N", "format", "pass"),
         ("layers swapped", "ours ms", "torch ms", *peer.times, "torch / ours", *peer.ratios, "error of outputs"),
         table_box,
     )
     for m in report.models:
         table.add_row(
-            *(m.row, str(m.N), m.format, {"forward": "inference"}.get(m.pass_, m.pass_), str(m.layers)),
+            *(m.row, str(m.N), m.format, m.pass_, str(m.layers)),
             *(*peer.milliseconds(m), *peer.quotients(m), f"{m.error:.0e}"),
             style=_style(m.ratio),
         )
@@ -216,7 +219,7 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "summary": [_fields(s) for s in bench.summarize(report.measurements)],
         "models": [_fields(m) for m in report.models],
-        "models_summary": [_fields(s) for s in bench.summarize(report.models)],
+        "models_summary": [_fields(s) for s in _summary_of_models(report)],
         "choices": [{**_fields(c), "flagged": c.loss > LOSS_FLAG} for c in report.choices],
         "overhead": [_fields(o) for o in report.overhead],
         "wrong": report.problems,
