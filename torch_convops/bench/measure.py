@@ -126,9 +126,9 @@ def measure(
             peers += [] if isinstance(compiling, str) else [compiling]
         del expected
         times = interleaved_times(timer(device), [ours, *peers], seconds, repeats)
-    peak = None
-    if memory and pass_ in ("forward", "training"):
-        peak = measure_peak_memory(row, pass_, format=format, dtype=dtype, device=device, algorithm=algorithm)
+        peak = None
+        if memory and pass_ in ("forward", "training"):
+            peak = measure_peak_memory(row, pass_, format=format, dtype=dtype, device=device, algorithm=algorithm)
     saved = [_saved_bytes(f, operands) if pass_ == "training" else None for f in (our_function, row.reference)]
     return Measurement(
         row=row.name,

@@ -85,12 +85,12 @@ def _roofline(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dict
     ax.axhline(matmul, color=_GREY, zorder=1)
     ax.axline((left, left * copy), (right, right * copy), color=_GREY, zorder=1)
     ax.annotate(
-        f"matmul {matmul:.3g} GF/s", (0.01, matmul), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        f"matmul {_number(matmul)} GF/s", (0.01, matmul), xycoords=("axes fraction", "data"), xytext=(0, 3),
         textcoords="offset points", fontsize=_FONT, color="0.4",
     )  # fmt: skip
     top = min(ax.get_ylim()[1], right * copy)  # where the slope leaves the panel: little is above it
     ax.annotate(
-        f"copy {copy:.3g} GB/s", (top / copy, top), xytext=(-24, -3), textcoords="offset points", fontsize=_FONT,
+        f"copy {_number(copy)} GB/s", (top / copy, top), xytext=(-24, -3), textcoords="offset points", fontsize=_FONT,
         color="0.4", ha="right", va="top",
     )  # fmt: skip
     for m, intensity, times in zip(cell, x, y, strict=True):
@@ -108,7 +108,7 @@ def _bandwidth(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dic
         _points(ax, colors[m.family], {name: (m.bytes / ms / 1e6, place) for name, ms in _times(m).items()})
     ax.axvline(copy, color=_GREY, zorder=1)
     ax.annotate(
-        f"copy {copy:.3g} GB/s", (copy, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0),
+        f"copy {_number(copy)} GB/s", (copy, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0),
         textcoords="offset points", fontsize=_FONT, color="0.4",
     )  # fmt: skip
     ax.set(xscale="log", xlabel="GB/s", ylim=(len(cell), -1))
@@ -117,11 +117,15 @@ def _bandwidth(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dic
     ax.grid(True, axis="x", which="major", alpha=0.25)
 
 
+def _number(rate: float) -> str:
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+
+
 def _plain_ticks(*axes: Any) -> None:
     """Numbers as they are read, 1, 2, 5, 10, ..., in place of powers of ten."""
     for axis in axes:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
 
 

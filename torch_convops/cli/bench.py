@@ -403,7 +403,7 @@ def _plot(report: Report, ceilings: bench.Ceilings, path: Path) -> None:
     from ..bench.plot import plot  # matplotlib takes a second to import
 
     facts, settings = report.context["machine"], report.context["settings"]
-    machine_ = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
+    machine_ = facts.get("gpu") or f"{facts['cpu']}, threads: {facts['threads']}"
     plot(report.measurements, ceilings, path, f"{settings['dtype']} on {machine_}")
 
 
