@@ -111,7 +111,9 @@ def _bandwidth(ax: Any, cell: list[Measurement], ceilings: Ceilings, colors: dic
         f"copy {_number(copy)} GB/s", (copy, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0),
         textcoords="offset points", fontsize=_FONT, color="0.4",
     )  # fmt: skip
-    ax.set(xscale="log", xlabel="GB/s", ylim=(len(cell), -1))
+    rates = [m.bytes / ms / 1e6 for m in cell for ms in _times(m).values()]
+    limits = (min(*rates, copy) / 1.3, max(*rates, 3 * copy) * 1.3)  # with room for the ceiling's label
+    ax.set(xscale="log", xlabel="GB/s", xlim=limits, ylim=(len(cell), -1))
     _plain_ticks(ax.xaxis)
     ax.set_yticks(range(len(cell)), [m.row for m in cell])
     ax.grid(True, axis="x", which="major", alpha=0.25)
