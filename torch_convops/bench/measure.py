@@ -1,25 +1,26 @@
-"""One measurement: the result is checked, then both libraries are timed on the same data."""
+"""One measurement: the result is checked, then ours and its peers are timed by turns on the same data."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import torch._functorch.config
 
+from .memory import measure_peak_memory
+from .passes import Function, Results, pass_call
 from .rows import Operands, Row
-from .timing import best_algorithms_of_torch, paired_times, timer
+from .timing import Call, best_algorithms_of_torch, interleaved_times, timer
 
 T = TypeVar("T")
-Function = Callable[..., torch.Tensor]
-Results = tuple[torch.Tensor, ...]
 
 # Largest difference, relative to the largest value, of sums in another order that are rounded to the dtype.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 TF32_TOLERANCE = 4e-3
 UNSUPPORTED = "does not support this problem"  # how an operator refuses an algorithm that was asked for
-_LEAF = {"grad_input": 0, "grad_weight": 1}
 
 
 class WrongResultError(Exception):
@@ -32,13 +33,18 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one pass of one row takes. Times are medians; ratio is torch's time over ours, pair by pair.
+    """What one pass of one row takes. Times are medians; ratio is torch's time over ours, round by round.
 
     Attributes:
         algorithm: as asked for.
         error: largest difference from the result that it was checked against, relative to that one's largest value.
         checked_against: ``"torch"``, or ``"float64"`` where torch's own result in this dtype is far from that.
         saved_bytes, torch_saved_bytes: memory that a forward pass keeps for the backward one; None but for training.
+        compile_ms, compile_ratio: time of torch's pass under ``torch.compile``, and that over ours; None where it was
+            not asked for or failed.
+        compile_error: why it failed.
+        peak_bytes, torch_peak_bytes: memory beyond the operands, as of :func:`measure_peak_memory`; None where it was
+            not counted.
     """
 
     row: str
@@ -60,6 +66,11 @@ class Measurement:
     checked_against: str
     saved_bytes: int | None = None
     torch_saved_bytes: int | None = None
+    compile_ms: float | None = None
+    compile_ratio: float | None = None
+    compile_error: str | None = None
+    peak_bytes: int | None = None
+    torch_peak_bytes: int | None = None
 
 
 def measure(
@@ -73,6 +84,8 @@ def measure(
     function: Function | None = None,
     seconds: float = 2.0,
     repeats: int | None = None,
+    compiled: bool = False,
+    memory: bool = False,
 ) -> Measurement:
     """Checks and times one pass of a row against torch.
 
@@ -82,7 +95,9 @@ def measure(
         format: ``"nchw"`` or ``"channels_last"``, of all tensors.
         function: what is timed in place of ``row.ours``; takes the row's leaves.
         seconds: about how long the timed calls take together.
-        repeats: number of pairs of calls, in place of ``seconds``.
+        repeats: number of rounds of calls, in place of ``seconds``.
+        compiled: also times what ``torch.compile`` makes of torch's pass; compiling is not in the time.
+        memory: also counts the peak of a forward or training pass.
 
     Raises:
         WrongResultError: the result is neither torch's nor that of torch in float64.
@@ -97,10 +112,23 @@ def measure(
     operands = row.operands(dtype, device, format)
     our_function = function or forward
     with best_algorithms_of_torch(device):
-        ours = _supported(lambda: _call(our_function, pass_, operands))
-        theirs = _call(row.reference, pass_, operands)
-        error, checked_against = _check(row, pass_, operands, _supported(ours), theirs())
-        times = paired_times(timer(device), ours, theirs, seconds, repeats)
+        ours = supported(lambda: pass_call(our_function, pass_, operands))
+        theirs = pass_call(row.reference, pass_, operands)
+        expected = theirs()
+        error, checked_against = check(row, pass_, operands, supported(ours), expected)
+        peers: list[Call] = [theirs]
+        compile_error = None
+        if compiled:
+            compiling = compiled_call(
+                lambda: pass_call(compile_whole(row.reference), pass_, operands), expected, tolerance(expected[0])
+            )
+            compile_error = compiling if isinstance(compiling, str) else None
+            peers += [] if isinstance(compiling, str) else [compiling]
+        del expected
+        times = interleaved_times(timer(device), [ours, *peers], seconds, repeats)
+        peak = None
+        if memory and pass_ in ("forward", "training"):
+            peak = measure_peak_memory(row, pass_, format=format, dtype=dtype, device=device, algorithm=algorithm)
     saved = [_saved_bytes(f, operands) if pass_ == "training" else None for f in (our_function, row.reference)]
     return Measurement(
         row=row.name,
@@ -112,20 +140,52 @@ def measure(
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         algorithm=algorithm,
-        ours_ms=times.ours * 1e3,
-        torch_ms=times.torch * 1e3,
-        ratio=times.ratio,
-        pairs=times.pairs,
+        ours_ms=times.median(0) * 1e3,
+        torch_ms=times.median(1) * 1e3,
+        ratio=times.ratio(1),
+        pairs=len(times.rounds),
         flops=row.flops(pass_),
         bytes=row.bytes(pass_, dtype.itemsize),
         error=error,
         checked_against=checked_against,
         saved_bytes=saved[0],
         torch_saved_bytes=saved[1],
+        compile_ms=times.median(2) * 1e3 if len(peers) > 1 else None,
+        compile_ratio=times.ratio(2) if len(peers) > 1 else None,
+        compile_error=compile_error,
+        peak_bytes=peak.ours if peak else None,
+        torch_peak_bytes=peak.torch if peak else None,
     )
 
 
-def _supported(call: Callable[[], T]) -> T:
+def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for one shape, with nothing left to Python: what it cannot compile is an error.
+
+    Any number of problems can follow each other: the limit on recompilations is that of one.
+    """
+    torch.compiler.reset()
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+    return compiled
+
+
+def compiled_call(
+    prepare: Callable[[], Callable[[], Results]], expected: Results | None, allowed: float
+) -> Callable[[], Results] | str:
+    """The call that compiles when it is prepared and called for the first time, or what went wrong: also a result that
+    is farther than ``allowed`` from the expected one, if any."""
+    try:
+        # A pass that is timed alone runs again on one graph, whose buffers must not be used up.
+        with torch._functorch.config.patch(donated_buffer=False):
+            call = prepare()
+            results = call()
+    except Exception as failure:  # of any compiler on the way
+        reason = str(failure).strip().partition("\n\n")[0]  # what follows is advice and code
+        return textwrap.shorten(f"{type(failure).__name__}: {reason}", width=300)
+    error = 0.0 if expected is None else relative_error(results, expected)
+    return call if error <= allowed else f"wrong result: the relative error is {error:.1e}, over {allowed:.0e}"
+
+
+def supported(call: Callable[[], T]) -> T:
     try:
         return call()
     except (RuntimeError, ValueError) as error:
@@ -134,25 +194,7 @@ def _supported(call: Callable[[], T]) -> T:
         raise
 
 
-def _call(function: Function, pass_: str, operands: Operands) -> Callable[[], Results]:
-    """A pass as a function without arguments. One gradient alone is read off a graph made here."""
-    leaves, grad_output = operands
-    if pass_ == "forward":
-        return lambda: (function(*leaves),)
-    if pass_ == "training":
-        trained = tuple(leaf.detach().requires_grad_() for leaf in leaves)
-
-        def training() -> Results:
-            output = function(*trained)
-            return output.detach(), *torch.autograd.grad(output, trained, grad_output)
-
-        return training
-    wanted = leaves[_LEAF[pass_]].detach().requires_grad_()
-    output = function(*(wanted if i == _LEAF[pass_] else leaf for i, leaf in enumerate(leaves)))
-    return lambda: torch.autograd.grad(output, wanted, grad_output, retain_graph=True)
-
-
-def _check(row: Row, pass_: str, operands: Operands, ours: Results, theirs: Results) -> tuple[float, str]:
+def check(row: Row, pass_: str, operands: Operands, ours: Results, theirs: Results) -> tuple[float, str]:
     """Compares with torch; where they differ, torch in float64 on contiguous tensors decides."""
     allowed = tolerance(operands.grad_output)
     error = relative_error(ours, theirs)
@@ -160,7 +202,7 @@ def _check(row: Row, pass_: str, operands: Operands, ours: Results, theirs: Resu
         return error, "torch"
     leaves, grad_output = operands
     exact = Operands(tuple(t.double().contiguous() for t in leaves), grad_output.double().contiguous())
-    error = relative_error(ours, _call(row.reference, pass_, exact)())
+    error = relative_error(ours, pass_call(row.reference, pass_, exact)())
     if error <= allowed:
         return error, "float64"
     raise WrongResultError(f"{row.name}, {pass_}: the relative error is {error:.1e}, over {allowed:.0e}")

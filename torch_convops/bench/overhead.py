@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import ops
-from .timing import cpu_seconds, paired_times
+from .timing import cpu_seconds, interleaved_times
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,10 @@ def measure_overhead(device: str = "cpu", *, calls: int = 100, repeats: int = 25
         for grad in (False, True):
             image = torch.randn(1, 1, 4, 4, device=device, requires_grad=grad)
             # The host's clock on CUDA too: it enqueues faster than such a small kernel ends.
-            times = paired_times(
-                cpu_seconds, _repeated(ours, image, calls), _repeated(theirs, image, calls), seconds=0, repeats=repeats
-            )
+            both = [_repeated(ours, image, calls), _repeated(theirs, image, calls)]
+            times = interleaved_times(cpu_seconds, both, seconds=0, repeats=repeats)
             us = 1e6 / calls
-            results.append(Overhead(operator, grad, times.ours * us, times.torch * us, 1 / times.ratio))
+            results.append(Overhead(operator, grad, times.median(0) * us, times.median(1) * us, times.ratio(0, over=1)))
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import ops
+from ..ops.conv2d import format_of
 
 PASSES = ("forward", "grad_input", "grad_weight", "training")
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -35,6 +37,7 @@ class Row(ABC):
     kernel: int
     stride: int = 1
     padding: int = 0
+    dilation: int = 1
 
     operator: ClassVar[str]
     passes: ClassVar[tuple[str, ...]]
@@ -53,6 +56,11 @@ class Row(ABC):
         """The forward pass of torch, the fastest way it has."""
 
     @abstractmethod
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        """The algorithm that ``"auto"`` takes for ``"forward"``, ``"grad_input"`` or ``"grad_weight"``; None where the
+        library does not tell, or takes several."""
+
+    @abstractmethod
     def flops(self, pass_: str) -> int:
         """Floating-point operations of a pass by the textbook; 0 where only memory matters."""
 
@@ -61,8 +69,13 @@ class Row(ABC):
         """Bytes that a pass has to read and write if every value crosses the memory bus once."""
 
     @property
+    def extent(self) -> int:
+        """Pixels from the first to the last that a window covers, along an axis."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
     def output(self) -> int:
-        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        return (self.size + 2 * self.padding - self.extent) // self.stride + 1
 
     @property
     def K(self) -> int:
@@ -87,7 +100,8 @@ class Row(ABC):
     @property
     def pixels_read(self) -> int:
         """Values of the input that some window covers: a stride beyond the kernel skips the rest."""
-        covered = {p * self.stride + r - self.padding for p in range(self.output) for r in range(self.kernel)}
+        taps = range(0, self.extent, self.dilation)
+        covered = {p * self.stride + tap - self.padding for p in range(self.output) for tap in taps}
         return self.N * self.C * len(covered & set(range(self.size))) ** 2
 
     def operands(self, dtype: torch.dtype, device: str, format_: str, seed: int = 0) -> Operands:
@@ -127,13 +141,21 @@ class Conv2dRow(Row):
     def leaf_shapes(self) -> tuple[tuple[int, ...], ...]:
         return (*super().leaf_shapes, (self.filters, self.C // self.groups, self.kernel, self.kernel))
 
+    @property
+    def _window(self) -> tuple[int, int, int, int]:
+        return (self.stride, self.padding, self.dilation, self.groups)
+
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
         image, weight = leaves
-        return ops.conv2d(image, weight, None, self.stride, self.padding, 1, self.groups, algorithm=algorithm)
+        return ops.conv2d(image, weight, None, *self._window, algorithm=algorithm)
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         image, weight = leaves
-        return F.conv2d(image, weight, None, self.stride, self.padding, 1, self.groups)
+        return F.conv2d(image, weight, None, *self._window)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        image, weight = leaves
+        return ops.conv2d_choice(pass_, image, weight, *self._window)
 
     def flops(self, pass_: str) -> int:
         once = 2 * self.output_numel * self.C // self.groups * self.kernel**2
@@ -161,12 +183,15 @@ class BorderedConv2dRow(Conv2dRow):
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
         image, weight = leaves
-        window = (self.stride, self.padding, 1, self.groups, self.padding_mode)
-        return ops.conv2d(image, weight, None, *window, algorithm=algorithm)
+        return ops.conv2d(image, weight, None, *self._window, self.padding_mode, algorithm=algorithm)
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         padded = F.pad(leaves[0], (self.padding,) * 4, mode=self.padding_mode)
-        return F.conv2d(padded, leaves[1], None, self.stride, 0, 1, self.groups)
+        return F.conv2d(padded, leaves[1], None, self.stride, 0, self.dilation, self.groups)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        image, weight = leaves
+        return ops.conv2d_choice(pass_, image, weight, *self._window, self.padding_mode)
 
 
 @dataclass(frozen=True)
@@ -179,7 +204,7 @@ class ConvTranspose2dRow(Conv2dRow):
 
     @property
     def output(self) -> int:
-        return (self.size - 1) * self.stride - 2 * self.padding + self.kernel
+        return (self.size - 1) * self.stride - 2 * self.padding + self.extent
 
     @property
     def pixels_read(self) -> int:
@@ -191,11 +216,19 @@ class ConvTranspose2dRow(Conv2dRow):
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
         image, weight = leaves
-        return ops.conv_transpose2d(image, weight, None, self.stride, self.padding, 0, self.groups, algorithm=algorithm)
+        window = (self.stride, self.padding, 0, self.groups, self.dilation)
+        return ops.conv_transpose2d(image, weight, None, *window, algorithm=algorithm)
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         image, weight = leaves
-        return F.conv_transpose2d(image, weight, None, self.stride, self.padding, 0, self.groups)
+        return F.conv_transpose2d(image, weight, None, self.stride, self.padding, 0, self.groups, self.dilation)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        # Of the convolution from the output back.
+        image, weight = leaves
+        output = image.new_empty(self.output_shape).contiguous(memory_format=format_of(image))
+        transposed = {"forward": "grad_input", "grad_input": "forward"}.get(pass_, pass_)
+        return ops.conv2d_choice(transposed, output, weight, *self._window)
 
     def flops(self, pass_: str) -> int:
         once = 2 * self.input_numel * self.filters // self.groups * self.kernel**2
@@ -228,10 +261,13 @@ class PerSampleRow(Conv2dRow):
         return torch.func.vmap(torch.func.grad(loss), (None, 0))(leaves[1], leaves[0]).flatten(0, 1)
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
-        return self._gradients(super().ours, leaves)
+        return self._gradients(functools.partial(super().ours, algorithm=algorithm), leaves)
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         return self._gradients(super().reference, leaves)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        return None
 
     def flops(self, pass_: str) -> int:
         return 2 * super().flops(pass_)
@@ -261,11 +297,15 @@ class MaxPool2dRow(PoolRow):
     operator: ClassVar[str] = "max_pool2d"
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
-        output: torch.Tensor = ops.max_pool2d(leaves[0], self.kernel, self.stride, self.padding, algorithm=algorithm)
+        window = (self.kernel, self.stride, self.padding, self.dilation)
+        output: torch.Tensor = ops.max_pool2d(leaves[0], *window, algorithm=algorithm)
         return output
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(leaves[0], self.kernel, self.stride, self.padding)
+        return F.max_pool2d(leaves[0], self.kernel, self.stride, self.padding, self.dilation)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        return ops.max_pool2d_choice(pass_, leaves[0], self.kernel, self.stride, self.padding, self.dilation)
 
     def bytes(self, pass_: str, itemsize: int) -> int:
         # The backward pass needs to know each maximum's place: a byte an output, written by a forward that trains.
@@ -275,13 +315,19 @@ class MaxPool2dRow(PoolRow):
 
 @dataclass(frozen=True)
 class AvgPool2dRow(PoolRow):
+    """torch has none with a dilation."""
+
     operator: ClassVar[str] = "avg_pool2d"
 
     def ours(self, *leaves: torch.Tensor, algorithm: str = "auto") -> torch.Tensor:
-        return ops.avg_pool2d(leaves[0], self.kernel, self.stride, self.padding, algorithm=algorithm)
+        window = (self.kernel, self.stride, self.padding)
+        return ops.avg_pool2d(leaves[0], *window, dilation=self.dilation, algorithm=algorithm)
 
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(leaves[0], self.kernel, self.stride, self.padding)
+
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        return ops.avg_pool2d_choice(pass_, leaves[0], self.kernel, self.stride, self.padding, dilation=self.dilation)
 
 
 class _Adaptive:
@@ -308,6 +354,9 @@ class AdaptiveMaxPool2dRow(_Adaptive, MaxPool2dRow):
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         return F.adaptive_max_pool2d(leaves[0], self.kernel)
 
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        return ops.max_pool2d_choice(pass_, leaves[0], self.size) if self.kernel == 1 else None
+
 
 @dataclass(frozen=True)
 class AdaptiveAvgPool2dRow(_Adaptive, AvgPool2dRow):
@@ -317,13 +366,19 @@ class AdaptiveAvgPool2dRow(_Adaptive, AvgPool2dRow):
     def reference(self, *leaves: torch.Tensor) -> torch.Tensor:
         return F.adaptive_avg_pool2d(leaves[0], self.kernel)
 
+    def choice(self, pass_: str, *leaves: torch.Tensor) -> str | None:
+        return ops.avg_pool2d_choice(pass_, leaves[0], self.size) if self.kernel == 1 else None
 
-def _dense(name: str, N: int, C: int, K: int, size: int, kernel: int, stride: int = 1, groups: int = 1) -> Conv2dRow:
-    return Conv2dRow(name, N, C, size, kernel, stride, kernel // 2, filters=K, groups=groups)
+
+def _dense(
+    name: str, N: int, C: int, K: int, size: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> Conv2dRow:
+    padding = dilation * (kernel - 1) // 2
+    return Conv2dRow(name, N, C, size, kernel, stride, padding, dilation, filters=K, groups=groups)
 
 
-def _depthwise(name: str, N: int, C: int, size: int, kernel: int) -> Conv2dRow:
-    return _dense(name, N, C, C, size, kernel, groups=C)
+def _depthwise(name: str, N: int, C: int, size: int, kernel: int, stride: int = 1, dilation: int = 1) -> Conv2dRow:
+    return _dense(name, N, C, C, size, kernel, stride, groups=C, dilation=dilation)
 
 
 def _other_convolutions(N: int) -> list[Row]:
@@ -390,8 +445,98 @@ def _cuda_rows() -> list[Row]:
     ]
 
 
+def _wider_rows(conv: int, pool: int) -> list[Row]:
+    """What the other layers of well-known CNNs, odd sizes and single images add, for batches of so many images."""
+    return [
+        # ResNet, VGG, Inception
+        _dense("3x3 c128 @28", conv, 128, 128, 28, 3),
+        _dense("3x3 c512 @7", conv, 512, 512, 7, 3),
+        _dense("3x3s2 c128 @56", conv, 128, 128, 56, 3, 2),
+        _dense("3x3s2 128->256 @28", conv, 128, 256, 28, 3, 2),
+        _dense("5x5 32->64 @28", conv, 32, 64, 28, 5),
+        _dense("3x3s2 3->32 @224", conv, 3, 32, 224, 3, 2),
+        _dense("1x1 64->256 @56", conv, 64, 256, 56, 1),
+        _dense("1x1 512->128 @28", conv, 512, 128, 28, 1),
+        _dense("1x1 256->1024 @14", conv, 256, 1024, 14, 1),
+        _dense("1x1 2048->512 @7", conv, 2048, 512, 7, 1),
+        _dense("1x1s2 512->1024 @28", conv, 512, 1024, 28, 1, 2),
+        # patches: ViT and ConvNeXt
+        Conv2dRow("4x4s4 3->96 @224", conv, 3, 224, 4, 4, filters=96),
+        Conv2dRow("16x16s16 3->768 @224", conv, 3, 224, 16, 16, filters=768),
+        Conv2dRow("2x2s2 96->192 @56", conv, 96, 56, 2, 2, filters=192),
+        # DeepLab: dilations, few filters
+        _dense("3x3d2 c256 @28", conv, 256, 256, 28, 3, dilation=2),
+        _dense("3x3d12 512->256 @28", conv, 512, 256, 28, 3, dilation=12),
+        _dense("1x1 256->21 @56", conv, 256, 21, 56, 1),
+        _dense("3x3 64->3 @128", conv, 64, 3, 128, 3),
+        _dense("1x1 64->1 @128", conv, 64, 1, 128, 1),
+        # ResNeXt
+        _dense("3x3 g32 c128 @56", conv, 128, 128, 56, 3, groups=32),
+        _dense("3x3 g32 c256 @14", conv, 256, 256, 14, 3, groups=32),
+        _dense("3x3s2 g32 c512 @28", conv, 512, 512, 28, 3, 2, groups=32),
+        # odd sizes and numbers of channels
+        _dense("3x3 61->67 @37", conv, 61, 67, 37, 3),
+        _dense("5x5s3 c35 @53", conv, 35, 35, 53, 5, 3),
+        _dense("1x1 67->131 @29", conv, 67, 131, 29, 1),
+        _depthwise("dw3x3 c93 @31", conv, 93, 31, 3),
+        # one image
+        _dense("7x7s2 3->64 @224 N1", 1, 3, 64, 224, 7, 2),
+        _dense("3x3 c64 @56 N1", 1, 64, 64, 56, 3),
+        _dense("3x3 c512 @7 N1", 1, 512, 512, 7, 3),
+        _dense("1x1 2048->512 @7 N1", 1, 2048, 512, 7, 1),
+        _depthwise("dw3x3 c512 @14 N1", 1, 512, 14, 3),
+        # MobileNet, EfficientNet, ConvNeXt
+        _depthwise("dw3x3 c32 @112", conv, 32, 112, 3),
+        _depthwise("dw3x3s2 c144 @56", conv, 144, 56, 3, 2),
+        _depthwise("dw3x3 c512 @14", conv, 512, 14, 3),
+        _depthwise("dw3x3 c1024 @7", conv, 1024, 7, 3),
+        _depthwise("dw5x5s2 c240 @28", conv, 240, 28, 5, 2),
+        _depthwise("dw5x5 c672 @14", conv, 672, 14, 5),
+        _depthwise("dw5x5 c1152 @7", conv, 1152, 7, 5),
+        _depthwise("dw7x7 c384 @14", conv, 384, 14, 7),
+        _depthwise("dw7x7 c768 @7", conv, 768, 7, 7),
+        _depthwise("dw3x3d2 c256 @28", conv, 256, 28, 3, dilation=2),
+        Conv2dRow("dw3x3 m2 c64->128 @56", conv, 64, 56, 3, 1, 1, filters=128, groups=64),
+        # borders
+        BorderedConv2dRow("replicate 3x3 c64 @56", conv, 64, 56, 3, 1, 1, filters=64, padding_mode="replicate"),
+        BorderedConv2dRow("reflect 3x3s2 c128 @56", conv, 128, 56, 3, 2, 1, filters=128, padding_mode="reflect"),
+        BorderedConv2dRow("circular 3x3d4 c64 @28", conv, 64, 28, 3, 1, 4, 4, filters=64),
+        BorderedConv2dRow(
+            "replicate dw3x3 c256 @14", conv, 256, 14, 3, 1, 1, filters=256, groups=256, padding_mode="replicate"
+        ),
+        # U-Net, DCGAN
+        ConvTranspose2dRow("transposed 2x2s2 256->128 @28", conv, 256, 28, 2, 2, filters=128),
+        ConvTranspose2dRow("transposed 4x4s2 512->256 @7", conv, 512, 7, 4, 2, 1, filters=256),
+        ConvTranspose2dRow("transposed 4x4s2 64->3 @64", conv, 64, 64, 4, 2, 1, filters=3),
+        ConvTranspose2dRow("transposed 3x3 c128 @28", conv, 128, 28, 3, 1, 1, filters=128),
+        ConvTranspose2dRow("transposed dw4x4s2 c128 @28", conv, 128, 28, 4, 2, 1, filters=128, groups=128),
+        # poolings
+        MaxPool2dRow("max 2s2 c512 @14", pool, 512, 14, 2, 2),
+        MaxPool2dRow("max 3s1p1 c256 @28", pool, 256, 28, 3, 1, 1),
+        MaxPool2dRow("max 3s2 c61 @109", pool, 61, 109, 3, 2),
+        MaxPool2dRow("max 3s1p1d2 c64 @56", pool, 64, 56, 3, 1, 1, 2),
+        MaxPool2dRow("max 3s2p1 c64 @112 N1", 1, 64, 112, 3, 2, 1),
+        AvgPool2dRow("avg 2s2 c512 @28", pool, 512, 28, 2, 2),
+        AvgPool2dRow("avg 3s2p1 c128 @56", pool, 128, 56, 3, 2, 1),
+        AvgPool2dRow("avg 5s3 c67 @37", pool, 67, 37, 5, 3),
+        AdaptiveMaxPool2dRow("global max 7x7 c512", pool, 512, 7, 1),
+        AdaptiveMaxPool2dRow("max 14 to 7 c512", pool, 512, 14, 7),
+        AdaptiveAvgPool2dRow("global avg 7x7 c1280", pool, 1280, 7, 1),
+        AdaptiveAvgPool2dRow("global avg 14x14 c672", pool, 672, 14, 1),
+        AdaptiveAvgPool2dRow("avg 14 to 7 c512", pool, 512, 14, 7),
+        AdaptiveAvgPool2dRow("avg 56 to 6 c256", pool, 256, 56, 6),
+    ]
+
+
 def rows(device: str = "cpu") -> list[Row]:
     """The rows that are measured on a kind of device: ``"cpu"`` or ``"cuda"``."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
     return _cpu_rows() if device == "cpu" else _cuda_rows()
+
+
+def wider_rows(device: str = "cpu") -> list[Row]:
+    """More rows than :func:`rows` has, none of them in it."""
+    known = {row.name for row in rows(device)}
+    more = _wider_rows(8, 16) if device == "cpu" else _wider_rows(128, 128)
+    return [row for row in more if row.name not in known]

@@ -5,13 +5,30 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from .measure import Measurement
+
+class Rated(Protocol):
+    """What a summary reads of a measurement, be it of a row or of a model."""
+
+    @property
+    def row(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def pass_(self) -> str: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def compile_ratio(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Ratios (torch's time over ours) of one family, format and pass."""
+    """Ratios (torch's time over ours) of one family, format and pass; compile_geomean is of ``torch.compile``'s, over
+    the rows that have one."""
 
     family: str
     format: str
@@ -20,11 +37,12 @@ class Summary:
     geomean: float
     worst: float
     worst_row: str
+    compile_geomean: float | None = None
 
 
-def summarize(measurements: Iterable[Measurement]) -> list[Summary]:
-    """One summary per operator family, memory format and pass; then those of all families together."""
-    groups: dict[tuple[str, str, str], list[Measurement]] = {}
+def summarize(measurements: Iterable[Rated]) -> list[Summary]:
+    """One summary per family, memory format and pass; then those of all families together."""
+    groups: dict[tuple[str, str, str], list[Rated]] = {}
     measurements = list(measurements)
     for family_of in (lambda m: m.family, lambda _: "all"):
         for m in measurements:
@@ -33,5 +51,9 @@ def summarize(measurements: Iterable[Measurement]) -> list[Summary]:
     for (family, format_, pass_), members in groups.items():
         worst = min(members, key=lambda m: m.ratio)
         geomean = statistics.geometric_mean(m.ratio for m in members)
-        summaries.append(Summary(family, format_, pass_, len(members), geomean, worst.ratio, worst.row))
+        compiled = [m.compile_ratio for m in members if m.compile_ratio is not None]
+        compile_geomean = statistics.geometric_mean(compiled) if compiled else None
+        summaries.append(
+            Summary(family, format_, pass_, len(members), geomean, worst.ratio, worst.row, compile_geomean)
+        )
     return summaries

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 Call = Callable[[], object]
 Timer = Callable[[Call], float]
 
-MIN_PAIRS = 7
-MAX_PAIRS = 1000
+MIN_ROUNDS = 7
+MAX_ROUNDS = 1000
 WARM_UP = 2
 
 
@@ -64,35 +64,36 @@ def best_algorithms_of_torch(device: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-class PairedTimes(NamedTuple):
-    """Medians. ratio is that of the pairs' quotients, which a machine that slows down for a while does not shift."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds of calls that took turns: in each round every call once."""
 
-    ours: float
-    torch: float
-    ratio: float
-    pairs: int
+    rounds: tuple[tuple[float, ...], ...]
+
+    def median(self, call: int) -> float:
+        return statistics.median(times[call] for times in self.rounds)
+
+    def ratio(self, call: int, over: int = 0) -> float:
+        """Median of the rounds' quotients, which a machine that slows down for a while does not shift."""
+        return statistics.median(times[call] / times[over] for times in self.rounds)
 
 
-def paired_times(time: Timer, ours: Call, theirs: Call, seconds: float, repeats: int | None = None) -> PairedTimes:
-    """Times two calls alternately, for about ``seconds`` but at least seven times, or ``repeats`` times."""
+def interleaved_times(time: Timer, calls: Sequence[Call], seconds: float, repeats: int | None = None) -> Times:
+    """Times calls by turns, for about ``seconds`` but at least seven rounds, or ``repeats`` rounds."""
     for _ in range(WARM_UP):
-        time(ours), time(theirs)
-    times: list[tuple[float, float]] = []
+        for call in calls:
+            time(call)
+    rounds: list[tuple[float, ...]] = []
     spent = 0.0
-    while len(times) < repeats if repeats is not None else _wants_more(len(times), spent, seconds):
-        if len(times) % 2:  # neither is always the one that finds the caches warm
-            second, first = time(theirs), time(ours)
+    while len(rounds) < repeats if repeats is not None else _wants_more(len(rounds), spent, seconds):
+        if len(rounds) % 2:  # none is always the one that finds the caches warm
+            times = tuple(reversed([time(call) for call in reversed(calls)]))
         else:
-            first, second = time(ours), time(theirs)
-        times.append((first, second))
-        spent += first + second
-    return PairedTimes(
-        ours=statistics.median(first for first, _ in times),
-        torch=statistics.median(second for _, second in times),
-        ratio=statistics.median(second / first for first, second in times),
-        pairs=len(times),
-    )
+            times = tuple(time(call) for call in calls)
+        rounds.append(times)
+        spent += sum(times)
+    return Times(tuple(rounds))
 
 
-def _wants_more(pairs: int, spent: float, seconds: float) -> bool:
-    return pairs < MIN_PAIRS or (spent < seconds and pairs < MAX_PAIRS)
+def _wants_more(rounds: int, spent: float, seconds: float) -> bool:
+    return rounds < MIN_ROUNDS or (spent < seconds and rounds < MAX_ROUNDS)

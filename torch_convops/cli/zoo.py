@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from .._convert import convert
 from .._override import override
 from ..bench.machine import versions
+from ..bench.models import calibrate
 from ._tables import make_console, print_table
 
 BOUND = 1e-6
@@ -151,19 +152,6 @@ def build(name: str) -> torch.nn.Module:
         if parameter.dim() > 1 and not parameter.any():  # a head that lets no gradient through
             torch.nn.init.normal_(parameter, std=0.02)
     return model.train(name in detectors())
-
-
-def calibrate(model: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Fixes each batch norm at the statistics of these inputs: else what random weights make of pictures fades from
-    layer to layer, until nothing of it is seen behind the last bias."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model(*inputs)
-    for norm in norms:
-        norm.eval()
 
 
 def compare(name: str) -> Comparison:
