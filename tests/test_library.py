@@ -33,7 +33,7 @@ def python(code: str, path: Path, **environment: str) -> subprocess.CompletedPro
 
 def test_build_info() -> None:
     info = torch_convops.build_info()
-    assert info.isa in ("avx512", "avx2", "baseline")
+    assert info.isa in ("amx", "avx512", "avx2", "baseline")
     assert info.built_with_torch.split(".")[0].isdigit()
     # Exactly one of the two says how things are with CUDA.
     assert bool(info.cuda_archs) != bool(info.no_cuda_reason)
@@ -140,10 +140,10 @@ print(t.build_info().isa)
 """
 
 
-@pytest.mark.parametrize("wanted", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("wanted", ["baseline", "avx2", "avx512", "amx"])
 def test_kernels_of_every_instruction_set(wanted: str) -> None:
     """The environment variable narrows the instruction set; it never claims one that the processor lacks."""
-    order = ["baseline", "avx2", "avx512"]
+    order = ["baseline", "avx2", "avx512", "amx"]
     best = python("import torch_convops; print(torch_convops.build_info().isa)", PACKAGE.parent, TORCH_CONVOPS_ISA="")
     result = python(CHECK, PACKAGE.parent, TORCH_CONVOPS_ISA=wanted)
     assert result.returncode == 0, result.stderr

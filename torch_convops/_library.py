@@ -41,7 +41,8 @@ class BuildInfo:
     """How the library was built and what it runs with here.
 
     Attributes:
-        isa: instruction set that the CPU kernels use on this machine: ``avx512``, ``avx2`` or ``baseline``.
+        isa: instruction set that the CPU kernels use on this machine: ``amx`` (AVX-512 with tiles of bfloat16),
+            ``avx512``, ``avx2`` or ``baseline``.
         built_with_torch: version of torch whose headers it was compiled against.
         cuda_archs: CUDA architectures in the library, such as ``8.0;9.0a;9.0+PTX``; empty for a CPU-only build.
         no_cuda_reason: why a CPU-only build is one; empty otherwise.

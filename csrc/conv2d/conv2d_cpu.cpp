@@ -16,37 +16,26 @@ CONVOPS_CPU_KERNEL(conv2d_winograd, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
 
+// Vectors of channels need one filter a channel. Planes take any number, but with many the filters are worth
+// vectorising over, which implicit_gemm does.
+static bool is_depthwise(const Conv2dProblem& problem) {
+  const Conv2dGeometry& g = problem.geometry;
+  return is_contraction(problem.pass) && g.channels_per_group() == 1 &&
+         g.filters_per_group() <= (g.channels_last ? 1 : 4);
+}
+
 std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
   static constexpr Conv2dAlgorithm algorithms[] = {
 #ifdef __x86_64__
-      // A tile has a depth of 32 products and is 16 channels wide. With less than a fifth of that in use it is no
-      // faster
-      // than vectors of float32.
+      // Even tiles that few channels leave almost empty are faster than vectors of float32.
       {"implicit_gemm_amx",
        [](const Conv2dProblem& problem) {
-         if (!is_contraction(problem.pass) || problem.dtype != DType::bfloat16) return false;
-         const Conv2dGeometry& g = problem.geometry;
-         const bool transposed = problem.pass == Conv2dPass::grad_input;
-         const auto use = [](int64_t count, int64_t size) {
-           return static_cast<double>(count) / static_cast<double>(ceil_div(count, size) * size);
-         };
-         const int64_t C = g.channels_per_group(), K = g.filters_per_group();
-         const int64_t source = transposed ? K : C, target = transposed ? C : K;
-         if (source == 0) return false;
-         const bool joins = source < 32 && (!transposed || g.w.stride == 1);
-         return use(source * (joins ? g.w.kernel : 1), 32) * use(target, 16) >= 0.2;
+         return is_contraction(problem.pass) && problem.dtype == DType::bfloat16 && problem.geometry.C > 0 &&
+                !is_depthwise(problem);
        },
        nullptr, amx::conv2d_implicit_gemm_amx},
 #endif
-      // Vectors of channels need one filter a channel. Planes take any number, but with many the filters are worth
-      // vectorising over, which implicit_gemm does.
-      {"depthwise",
-       [](const Conv2dProblem& problem) {
-         const Conv2dGeometry& g = problem.geometry;
-         return is_contraction(problem.pass) && g.channels_per_group() == 1 &&
-                g.filters_per_group() <= (g.channels_last ? 1 : 4);
-       },
-       nullptr, conv2d_depthwise},
+      {"depthwise", is_depthwise, nullptr, conv2d_depthwise},
       {"implicit_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_implicit_gemm, implicit_gemm_cost},
       {"planar_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
@@ -74,7 +63,7 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
       {"fold", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::fold; }, nullptr, conv2d_fold},
   };
 #ifdef __x86_64__
-  if (cpu_isa() < Isa::amx) return std::span(algorithms).subspan(1);
+  if (cpu_isa() < Isa::amx) return std::span(algorithms).subspan(1);  // without implicit_gemm_amx
 #endif
   return algorithms;
 }
