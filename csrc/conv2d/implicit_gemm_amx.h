@@ -1,5 +1,5 @@
-// Implicit GEMM of bfloat16 on AMX tiles (amx_tiles.h): the same convolution as implicit_gemm.h, whose taps and tiles of
-// the image it uses, with 16 times the multiplications a cycle, so that packing counts. Left operands are 16
+// Implicit GEMM of bfloat16 on AMX tiles (amx_tiles.h): the same convolution as implicit_gemm.h, whose taps and tiles
+// of the image it uses, with 16 times the multiplications a cycle, so that packing counts. Left operands are 16
 // neighbouring pixels of a row x 32 channels, right ones 32 channels x 16 targets.
 //
 // A channels_last image whose tiles lie in it as they are needed is read in place. Fewer than 32 channels are packed
