@@ -151,6 +151,26 @@ def test_kernels_of_every_instruction_set(wanted: str) -> None:
     assert result.stdout.strip() == expected
 
 
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@pytest.mark.skipif(not X86 or not CPUINFO.exists(), reason="asks Linux what an x86-64 processor has")
+def test_instruction_set_is_the_best_that_linux_knows_of() -> None:
+    flags = set(next(line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")).split())
+    needs = {
+        "amx": {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx2": {"avx2", "fma", "f16c"},
+    }
+    best = next((isa for isa, needed in needs.items() if needed <= flags), "baseline")
+    result = python("import torch_convops; print(torch_convops.build_info().isa)", PACKAGE.parent, TORCH_CONVOPS_ISA="")
+    assert result.stdout.strip() == best
+    for isa in needs:
+        code = "import torch_convops; print('implicit_gemm_amx' in torch_convops.algorithms('conv2d'))"
+        result = python(code, PACKAGE.parent, TORCH_CONVOPS_ISA=isa)
+        assert result.stdout.strip() == str(best == isa == "amx")
+
+
 def test_pooling_choice_is_among_the_algorithms_and_runs(device: str) -> None:
     x = torch.randn(2, 16, 9, 9, device=device)
     for image in (x, x.to(memory_format=torch.channels_last)):

