@@ -94,9 +94,9 @@ def test_export_resnet18(device: str) -> None:
         assert torch.equal(loaded.module()(batch), model(batch))
 
 
-def test_ahead_of_time(device: str, tmp_path: Path) -> None:
-    model = residual(device).eval()
-    images = random(2, 3, 24, 24, device=device, dtype=torch.float64)
+def test_ahead_of_time_resnet18(device: str, tmp_path: Path) -> None:
+    model = resnet18(device).eval()
+    images = random(2, 3, 64, 64, device=device, dtype=torch.float64)
     with torch.no_grad():
         program = torch.export.export(model, (images,))
         package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
