@@ -85,13 +85,14 @@ def test_not_finite_values_stay_where_the_definition_has_them() -> None:
         assert grad_weight[:, torch.arange(32) != 5].isfinite().all()
 
 
-def chosen(dtype: torch.dtype = torch.float32, **options: int) -> dict[str, str]:
-    x, w = torch.empty(8, 128, 28, 28, dtype=dtype), torch.empty(128, 128, 3, 3, dtype=dtype)
+def chosen(dtype: torch.dtype = torch.float32, size: int = 28, **options: int) -> dict[str, str]:
+    x, w = torch.empty(8, 128, size, size, dtype=dtype), torch.empty(128, 128, 3, 3, dtype=dtype)
     return {name: torch_convops.conv2d_choice(name, x, w, padding=1, **options) for name in PASSES}
 
 
-def test_auto_takes_it_where_it_is_allowed_and_no_other_dtype_or_step() -> None:
+def test_auto_takes_it_where_it_is_allowed_for_large_problems_of_float32() -> None:
     assert set(chosen().values()) == {"winograd"}
+    assert "winograd" not in chosen(size=3).values()
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         assert "winograd" not in chosen(dtype).values()
     assert "winograd" not in chosen(stride=2).values()

@@ -85,8 +85,11 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
 // A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 150
 // a vector of the weight.
 inline double winograd_cost(const Conv2dProblem& problem) {
-  if (!winograd_allowed()) return std::numeric_limits<double>::infinity();
   const Conv2dWork work(problem);
+  // What takes a tenth of a millisecond is not worth a coarser rounding.
+  constexpr double kLeastMultiplications = 1 << 24;
+  const bool worthwhile = work.outputs * work.taps * work.sources * work.targets >= kLeastMultiplications;
+  if (!winograd_allowed() || !worthwhile) return std::numeric_limits<double>::infinity();
   const Axis &h = work.g.h, &w = work.g.w;
   const bool transposed = problem.pass == Conv2dPass::grad_input;
   const double tiles =
