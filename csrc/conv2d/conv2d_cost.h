@@ -62,7 +62,8 @@ inline double implicit_gemm_cost(const Conv2dProblem& problem) {
 }
 
 // Vectors of the pixels of a row, of a whole plane where a tap reads it as one. A single vector is used once for each
-// load of a scalar, and with few targets the unaligned loads bind. Transposed where they are channels_last.
+// load of a scalar, and with few targets the unaligned loads bind. Transposed where they are channels_last, sorted by
+// remainder where columns are strided.
 inline double planar_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const Axis &h = work.g.h, &w = work.g.w;
@@ -73,7 +74,7 @@ inline double planar_gemm_cost(const Conv2dProblem& problem) {
                        : work.targets < 2                      ? 0.5
                                                                : 0.85;
   const double multiplied = work.outputs * vectors / pixels * work.taps * work.sources * work.targets / 2 / share;
-  return multiplied + (work.g.channels_last ? 10 : 6) * work.moved();
+  return multiplied + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
 }
 
 // As implicit_gemm, without packing.

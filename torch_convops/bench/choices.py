@@ -54,18 +54,21 @@ def measure_choice(
     """Checks and times every algorithm that does one pass of a row; None where there is but one.
 
     Args:
-        pass_: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``. A gradient needs the algorithm to do the forward
-            pass, too.
+        pass_: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``. A gradient needs any other algorithm than
+            the chosen one to do the forward pass, too.
         row, format, dtype, device, seconds, repeats: as for :func:`measure`.
 
     Raises:
         WrongResultError: of one of them the result is neither torch's nor that of torch in float64.
     """
     operands = row.operands(dtype, device, format)
-    chosen = row.choice(pass_, *operands.leaves)
+    chosen = row.choice(pass_, *operands.leaves) or AUTO
     expected = pass_call(row.reference, pass_, operands)()
-    calls: dict[str, Call] = {}
-    for name in [*algorithms(row.operator, device), *([AUTO] if chosen is None else [])]:
+    # What "auto" takes is timed as it takes it: for a gradient it may be one that does no forward pass.
+    calls = {chosen: _checked_call(row, AUTO, pass_, operands, expected)}
+    for name in algorithms(row.operator, device):
+        if name == chosen:
+            continue
         try:
             calls[name] = _checked_call(row, name, pass_, operands, expected)
         except UnsupportedError:
@@ -74,7 +77,6 @@ def measure_choice(
         return None
     times = interleaved_times(timer(device), list(calls.values()), seconds, repeats)
     names = list(calls)
-    chosen = chosen or AUTO
     best = min(calls.keys() - {AUTO}, key=lambda name: times.median(names.index(name)))
     return Choice(
         row=row.name,
