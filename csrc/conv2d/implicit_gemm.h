@@ -226,6 +226,26 @@ void unpack_weight(
   }
 }
 
+// Adds up slices of [group][target block] panels, in their order and into the first, and writes them to the weight.
+template <typename scalar_t>
+void unpack_slices(
+    Compute<scalar_t>* panels, int64_t slices, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout,
+    scalar_t* weight) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t block = kBlock<acc_t>;
+  const int64_t target_blocks = ceil_div(c.target_channels, block), panel_count = c.groups * target_blocks;
+  parallel_for(panel_count, slices * panel_count * layout.size, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      acc_t* sum = panels + i * layout.size;
+      for (int64_t slice = 1; slice < slices; ++slice) {
+        const acc_t* part = sum + slice * panel_count * layout.size;
+        for (int64_t e = 0; e < layout.size; ++e) sum[e] += part[e];
+      }
+      unpack_weight(sum, c, layout, i % target_blocks * block, weight + i / target_blocks * c.weight_group);
+    }
+  });
+}
+
 // The sum over images, rows and columns is cut into slices by the geometry alone and the slices are added in order, so
 // the result does not depend on the number of threads.
 template <typename scalar_t>
@@ -315,16 +335,7 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
     }
   });
 
-  parallel_for(panel_count, slices * panel_count * layout.size, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      acc_t* sum = panels.data() + i * layout.size;
-      for (int64_t slice = 1; slice < slices; ++slice) {
-        const acc_t* part = sum + slice * panel_count * layout.size;
-        for (int64_t e = 0; e < layout.size; ++e) sum[e] += part[e];
-      }
-      unpack_weight(sum, c, layout, i % target_blocks * block, weight + i / target_blocks * c.weight_group);
-    }
-  });
+  unpack_slices(panels.data(), slices, c, layout, weight);
 }
 
 template <typename scalar_t>

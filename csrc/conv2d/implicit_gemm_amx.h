@@ -570,16 +570,7 @@ inline void grad_weight_tiles(
     }
   });
 
-  parallel_for(panel_count, slices * panel_count * layout.size, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* sum = panels.data() + i * layout.size;
-      for (int64_t slice = 1; slice < slices; ++slice) {
-        const float* part = sum + slice * panel_count * layout.size;
-        for (int64_t e = 0; e < layout.size; ++e) sum[e] += part[e];
-      }
-      unpack_weight(sum, c, layout, i % target_blocks * block, weight + i / target_blocks * c.weight_group);
-    }
-  });
+  unpack_slices(panels.data(), slices, c, layout, weight);
 }
 
 inline void implicit_gemm_amx(const Conv2dProblem& problem, const Conv2dArguments& arguments) {

@@ -220,8 +220,9 @@ struct WinogradWeights {
   // Channels [first, first + count) of a panel.
   void transform(const float* panel, int64_t tap_step, int64_t count, float* to) const {
     constexpr int lanes = kLanes<float>, block = kBlock<float>;
+    constexpr int taps = kWinogradTaps * kWinogradTaps;
     for (int64_t i = 0; i < count * block; i += lanes) {
-      const float* from = panel + i / (tap_step) * (9 * tap_step) + i % tap_step;
+      const float* from = panel + i / tap_step * taps * tap_step + i % tap_step;
       transform_tile<WinogradWeight, Vector<float>>(
           [&](int a, int b) CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradTaps + b) * tap_step); },
           [&](int a, int b, Vector<float> value)

@@ -116,16 +116,14 @@ def measure(
         theirs = pass_call(row.reference, pass_, operands)
         expected = theirs()
         error, checked_against = check(row, pass_, operands, supported(ours), expected)
-        peers: list[Call] = [theirs]
+        compiled_peers: list[Call] = []
         compile_error = None
         if compiled:
-            compiling = compiled_call(
+            compiled_peers, compile_error = compiled_calls(
                 lambda: pass_call(compile_whole(row.reference), pass_, operands), expected, tolerance(expected[0])
             )
-            compile_error = compiling if isinstance(compiling, str) else None
-            peers += [] if isinstance(compiling, str) else [compiling]
         del expected
-        times = interleaved_times(timer(device), [ours, *peers], seconds, repeats)
+        times = interleaved_times(timer(device), [ours, theirs, *compiled_peers], seconds, repeats)
         peak = None
         if memory and pass_ in ("forward", "training"):
             peak = measure_peak_memory(row, pass_, format=format, dtype=dtype, device=device, algorithm=algorithm)
@@ -150,8 +148,8 @@ def measure(
         checked_against=checked_against,
         saved_bytes=saved[0],
         torch_saved_bytes=saved[1],
-        compile_ms=times.median(2) * 1e3 if len(peers) > 1 else None,
-        compile_ratio=times.ratio(2) if len(peers) > 1 else None,
+        compile_ms=times.median(2) * 1e3 if compiled_peers else None,
+        compile_ratio=times.ratio(2) if compiled_peers else None,
         compile_error=compile_error,
         peak_bytes=peak.ours if peak else None,
         torch_peak_bytes=peak.torch if peak else None,
@@ -168,11 +166,11 @@ def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def compiled_call(
+def compiled_calls(
     prepare: Callable[[], Callable[[], Results]], expected: Results | None, allowed: float
-) -> Callable[[], Results] | str:
-    """The call that compiles when it is prepared and called for the first time, or what went wrong: also a result that
-    is farther than ``allowed`` from the expected one, if any."""
+) -> tuple[list[Call], str | None]:
+    """The one call that compiles when it is prepared and called for the first time, or none and what went wrong: also a
+    result that is farther than ``allowed`` from the expected one, if any."""
     try:
         # A pass that is timed alone runs again on one graph, whose buffers must not be used up.
         with torch._functorch.config.patch(donated_buffer=False):
@@ -180,9 +178,11 @@ def compiled_call(
             results = call()
     except Exception as failure:  # of any compiler on the way
         reason = str(failure).strip().partition("\n\n")[0]  # what follows is advice and code
-        return textwrap.shorten(f"{type(failure).__name__}: {reason}", width=300)
+        return [], textwrap.shorten(f"{type(failure).__name__}: {reason}", width=300)
     error = 0.0 if expected is None else relative_error(results, expected)
-    return call if error <= allowed else f"wrong result: the relative error is {error:.1e}, over {allowed:.0e}"
+    if error <= allowed:
+        return [call], None
+    return [], f"wrong result: the relative error is {error:.1e}, over {allowed:.0e}"
 
 
 def supported(call: Callable[[], T]) -> T:

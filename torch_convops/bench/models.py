@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
 from .._convert import convert
-from .measure import TOLERANCE, WrongResultError, compile_whole, compiled_call, relative_error
+from .measure import TOLERANCE, WrongResultError, compile_whole, compiled_calls, relative_error
 from .passes import Results
 from .rows import FORMATS
 from .timing import Call, best_algorithms_of_torch, interleaved_times, timer
@@ -103,16 +103,16 @@ def measure_model(
         return step(model, model if run is None else run, images, labels, precision)
 
     with best_algorithms_of_torch(device):
-        calls: list[Call] = [call(converted), call(stock)]
+        compiled_peers: list[Call] = []
         compile_error = None
         if compiled:
             twin = copy.deepcopy(stock)  # the weights of a model that is trained change
             # A step of training draws random numbers, for dropout, and half types would agree with nothing.
             expected = call(stock)() if pass_ == "forward" and dtype is wide else None
-            compiling = compiled_call(lambda: call(twin, compile_whole(twin)), expected, DEPTH * TOLERANCE[wide])
-            compile_error = compiling if isinstance(compiling, str) else None
-            calls += [] if isinstance(compiling, str) else [compiling]
-        times = interleaved_times(timer(device), calls, seconds, repeats)
+            compiled_peers, compile_error = compiled_calls(
+                lambda: call(twin, compile_whole(twin)), expected, DEPTH * TOLERANCE[wide]
+            )
+        times = interleaved_times(timer(device), [call(converted), call(stock), *compiled_peers], seconds, repeats)
     return ModelMeasurement(
         row=name,
         N=batch,
@@ -127,8 +127,8 @@ def measure_model(
         ratio=times.ratio(1),
         pairs=len(times.rounds),
         error=error,
-        compile_ms=times.median(2) * 1e3 if len(calls) > 2 else None,
-        compile_ratio=times.ratio(2) if len(calls) > 2 else None,
+        compile_ms=times.median(2) * 1e3 if compiled_peers else None,
+        compile_ratio=times.ratio(2) if compiled_peers else None,
         compile_error=compile_error,
     )
 
