@@ -43,6 +43,7 @@ struct Conv2dWork {
         lanes(problem.dtype == DType::float64 ? float_lanes() / 2 : float_lanes()) {}
 
   double vectors(double channels, double count = 1) const { return std::ceil(channels / (count * lanes)) * count; }
+  double weights() const { return static_cast<double>(g.groups) * sources * vectors(targets, 2); }
 
   double moved() const { return static_cast<double>(g.input_numel() + g.output_numel()) / lanes; }
 
@@ -53,12 +54,13 @@ struct Conv2dWork {
 };
 
 // Two FMAs a cycle at 85 % of the peak (60 % in grad_weight, which adds up many short sums), over blocks of vectors of
-// targets; the images are packed and written once, transposed where they are contiguous.
+// targets; the images are packed and written once, transposed where they are contiguous, and so are the weights.
 inline double implicit_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const double share = problem.pass == Conv2dPass::grad_weight ? 0.6 : 0.85;
   const double multiplied = work.outputs * work.taps * work.sources * work.vectors(work.targets) / 2 / share;
-  return multiplied + (work.g.channels_last ? 6 : 14) * work.moved();
+  const double packed = (problem.pass == Conv2dPass::grad_weight ? 50 : 15) * work.taps * work.weights();
+  return multiplied + packed + (work.g.channels_last ? 6 : 14) * work.moved();
 }
 
 // Vectors of the pixels of a row, of a whole plane where a tap reads it as one. A single vector is used once for each
@@ -74,7 +76,8 @@ inline double planar_gemm_cost(const Conv2dProblem& problem) {
                        : work.targets < 2                      ? 0.5
                                                                : 0.85;
   const double multiplied = work.outputs * vectors / pixels * work.taps * work.sources * work.targets / 2 / share;
-  return multiplied + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
+  const double packed = 15 * work.taps * work.weights();
+  return multiplied + packed + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
 }
 
 // As implicit_gemm, without packing.
@@ -83,8 +86,8 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
   return work.outputs * work.sources * work.vectors(work.targets) / 2 / 0.85 + 3 * work.moved();
 }
 
-// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 150
-// a vector of the weight.
+// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 270
+// a vector of the weight (900 in grad_weight, whose sums are kept in memory).
 inline double winograd_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   // What takes a tenth of a millisecond is not worth a coarser rounding.
@@ -99,7 +102,7 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   const double multiplied =
       tiles * 36 * work.vectors(work.sources) * work.lanes * work.vectors(work.targets, 2) / 2 / 0.75;
   const double transformed = 250 * tiles * (work.vectors(work.sources) + work.vectors(work.targets, 2));
-  const double weights = 150 * static_cast<double>(work.g.groups) * work.sources * work.vectors(work.targets, 2);
+  const double weights = (problem.pass == Conv2dPass::grad_weight ? 900 : 270) * work.weights();
   return multiplied + transformed + weights;
 }
 

@@ -85,7 +85,20 @@ struct Correlation {
   int64_t weight_source, weight_target, weight_row, weight_column, weight_group;
 };
 
-inline Correlation make_correlation(const Conv2dGeometry& geometry, bool transposed) {
+// A 1x1 convolution without padding and strides reads an image as one long row.
+inline Conv2dGeometry flattened(Conv2dGeometry geometry) {
+  const auto plain = [](const Axis& axis) {
+    return axis.kernel == 1 && axis.stride == 1 && axis.pad_lower == 0 && axis.pad_upper == 0;
+  };
+  if (!plain(geometry.h) || !plain(geometry.w)) return geometry;
+  const int64_t pixels = geometry.h.input * geometry.w.input;
+  geometry.h = Axis{1, 1, 1, 1, 1, 0, 0};
+  geometry.w = Axis{pixels, 1, pixels, 1, 1, 0, 0};
+  return geometry;
+}
+
+inline Correlation make_correlation(const Conv2dGeometry& problem, bool transposed) {
+  const Conv2dGeometry geometry = flattened(problem);
   const int64_t C = geometry.channels_per_group(), K = geometry.filters_per_group();
   const int64_t R = geometry.h.kernel, S = geometry.w.kernel;
   const bool last = geometry.weight_channels_last;

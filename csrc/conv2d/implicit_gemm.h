@@ -55,46 +55,52 @@ void correlate(
   const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
 
   const Scratch<acc_t> panels(c.groups * target_blocks * layout.size);
+  pack_panels(weight, c, channels, layout, panels.data());
   const Scratch<acc_t> init(c.groups * target_blocks * block);
-  parallel_for(c.groups * target_blocks, c.groups * target_blocks * layout.size, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / target_blocks, first = i % target_blocks * block;
-      acc_t* panel = panels.data() + i * layout.size;
-      if (channels.padded() > channels.channels) std::fill_n(panel, layout.size, acc_t(0));
-      pack_weight(weight + group * c.weight_group, c, layout, first, panel);
-      for (int64_t k = 0; k < block; ++k) {
-        const bool used = bias != nullptr && first + k < c.target_channels;
-        init[i * block + k] = used ? widen(bias[group * c.target_channels + first + k]) : acc_t(0);
-      }
-    }
-  });
+  for (int64_t i = 0; i < c.groups * target_blocks * block; ++i) {
+    const int64_t group = i / (target_blocks * block), channel = i % (target_blocks * block);
+    const bool used = bias != nullptr && channel < c.target_channels;
+    init[i] = used ? widen(bias[group * c.target_channels + channel]) : acc_t(0);
+  }
+  constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 128;
+  const int64_t blocks_together = std::max<int64_t>(
+      1, kWeightBytes / std::max<int64_t>(
+                            1, channels.width * layout.row_taps * layout.column_taps * block *
+                                   static_cast<int64_t>(sizeof(acc_t))));
 
-  const Tiling t = choose_tiling(c, c.N * c.groups, channels.padded() * sizeof(acc_t), kMaxScalars);
-  const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles, work = multiplications(problem.geometry);
+  const int64_t slot_bytes = channels.padded() * static_cast<int64_t>(sizeof(acc_t));
+  const Tiling t = choose_tiling(c, c.N * c.groups, slot_bytes, kMaxScalars);
+  // Several small images share a tile, and with it each panel that comes from memory.
+  const int64_t images = t.row_tiles * t.column_tiles > 1 ? 1 : t.images(c, slot_bytes);
+  const int64_t image_tiles = ceil_div(c.N, images), tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
   // Few tiles: let several tasks pack the same tile and share out its target blocks.
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
-  parallel_for(tiles * shares, work, [&](int64_t begin, int64_t end) {
+  parallel_for(tiles * shares, multiplications(problem.geometry), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, tile = task / shares;
       const int64_t column_tile = tile % t.column_tiles, row_tile = tile / t.column_tiles % t.row_tiles;
       const int64_t group = tile / (t.column_tiles * t.row_tiles) % c.groups,
-                    n = tile / (t.column_tiles * t.row_tiles * c.groups);
+                    image_tile = tile / (t.column_tiles * t.row_tiles * c.groups);
+      const int64_t n0 = image_tile * c.N / image_tiles, n1 = (image_tile + 1) * c.N / image_tiles;
       const int64_t i0 = row_tile * t.rows, j0 = column_tile * t.columns;
       const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
       const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
       const int64_t row_pitch = columns.slots * channels.width,
-                    block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
+                    block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch,
+                    image_pitch = channels.count * block_pitch;
 
       const int64_t slot_step = columns.step * channels.width;
-      const Scratch<acc_t> packed(channels.count * block_pitch);
+      const Scratch<acc_t> packed((n1 - n0) * image_pitch);
       const int64_t source_plane = c.h.source * c.w.source;
-      const scalar_t* image =
-          source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
-      pack_source(image, c, channels, rows, columns, packed.data());
+      for (int64_t n = n0; n < n1; ++n) {
+        const scalar_t* image =
+            source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
+        pack_source(image, c, channels, rows, columns, packed.data() + (n - n0) * image_pitch);
+      }
 
-      // One row of targets: a base row and a row phase. Its runs, by column phase, serve every target block.
+      // One row of targets: an image, a base row and a row phase. Its runs, by column phase, serve every target block.
       struct TargetRow {
-        int64_t row;
+        int64_t n, row;
         std::vector<std::vector<Run>> runs;
       };
       std::vector<TargetRow> target_rows;
@@ -102,7 +108,7 @@ void correlate(
         for (size_t phase = 0; phase < c.h.phases.size(); ++phase) {
           const int64_t row = i * c.h.target_step + static_cast<int64_t>(phase);
           if (row >= H) break;
-          TargetRow target_row{row, {}};
+          TargetRow target_row{n0, row, {}};
           for (const auto& column_runs : columns.runs) {
             std::vector<Run> runs;
             for (int64_t b = 0; b < channels.count; ++b) {
@@ -122,45 +128,67 @@ void correlate(
           target_rows.push_back(std::move(target_row));
         }
       }
+      const int64_t rows_each = static_cast<int64_t>(target_rows.size()), row_count = (n1 - n0) * rows_each;
+      for (int64_t i = rows_each; i < row_count; ++i) {
+        target_rows.push_back(target_rows[i - rows_each]);
+        ++target_rows.back().n;
+        for (auto& runs : target_rows.back().runs) {
+          for (Run& run : runs) run.source += image_pitch;
+        }
+      }
 
       const int64_t w0 = j0 * c.w.target_step;
       const int64_t width = std::min(W - w0, columns.count * c.w.target_step);
-      const Scratch<acc_t> buffer(width * block);
       const int64_t target_plane = H * W;
+      // All of the sum in registers, or a few blocks of channels at a time, whose weights stay in the first cache while
+      // some rows of targets go by.
+      const int64_t rows_together =
+          std::clamp<int64_t>(kPixelsTogether / std::max<int64_t>(width, 1), 1, std::max<int64_t>(row_count, 1));
+      const Scratch<acc_t> buffer(rows_together * width * block);
       for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
         const acc_t* panel = panels.data() + (group * target_blocks + k) * layout.size;
+        const acc_t* start = init.data() + (group * target_blocks + k) * block;
         const int64_t channel = group * c.target_channels + k * block;
         const int64_t targets = std::min(block, c.target_channels - k * block);
         // Full vectors of pixels are written in place, others by way of the buffer.
         const bool direct = std::is_same_v<scalar_t, acc_t> && c.channels_last && targets == block;
-        const int64_t out_step = direct ? target_pixel : block;
-        for (const TargetRow& row : target_rows) {
-          scalar_t* to = target + n * target_pixel * target_plane +
-                         (c.channels_last ? (row.row * W + w0) * target_pixel + channel
-                                          : channel * target_plane + row.row * W + w0);
-          acc_t* out = buffer.data();
-          if constexpr (std::is_same_v<scalar_t, acc_t>) {
-            if (direct) out = to;
-          }
-          for (size_t phase = 0; phase < row.runs.size(); ++phase) {
-            const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
-            const int64_t step = pixels > 0 ? ceil_div(pixels, ceil_div(pixels, kMaxScalars)) : 1;
-            const auto& runs = row.runs[phase];
-            for (int64_t j = 0; j < pixels; j += step) {
-              const int64_t scalars = std::min(step, pixels - j);
-              const auto multiply =
-                  targets <= kLanes<acc_t>
-                      ? select_instance<kMaxScalars>(
-                            scalars, []<int N>() { return &multiply_tile<acc_t, N, false, 1>; })
-                      : select_instance<kMaxScalars>(scalars, []<int N>() { return &multiply_tile<acc_t, N>; });
-              multiply(
-                  packed.data() + j * slot_step, slot_step, runs.data(), static_cast<int64_t>(runs.size()), panel,
-                  init.data() + (group * target_blocks + k) * block,
-                  out + (j * c.w.target_step + static_cast<int64_t>(phase)) * out_step, c.w.target_step * out_step);
+        const auto target_row = [&](const TargetRow& row) {
+          return target + row.n * target_pixel * target_plane +
+                 (c.channels_last ? (row.row * W + w0) * target_pixel + channel
+                                  : channel * target_plane + row.row * W + w0);
+        };
+        for (int64_t first = 0; first < row_count; first += rows_together) {
+          const int64_t last = std::min(first + rows_together, row_count);
+          for (int64_t b = 0; b == 0 || b < channels.count; b += blocks_together) {  // once even of no channels
+            const int64_t b_count = std::min(blocks_together, channels.count - b);
+            const bool to_target = direct && b + blocks_together >= channels.count;
+            for (int64_t i = first; i < last; ++i) {
+              acc_t* sums = buffer.data() + (i - first) * width * block;
+              acc_t* out = sums;
+              if constexpr (std::is_same_v<scalar_t, acc_t>) {
+                if (to_target) out = target_row(target_rows[i]);
+              }
+              const int64_t out_step = to_target ? target_pixel : block;
+              for (size_t phase = 0; phase < target_rows[i].runs.size(); ++phase) {
+                const auto& runs = target_rows[i].runs[phase];
+                const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
+                const int64_t step = pixels > 0 ? ceil_div(pixels, ceil_div(pixels, kMaxScalars)) : 1;
+                const int64_t runs_each = static_cast<int64_t>(runs.size()) / std::max<int64_t>(1, channels.count);
+                for (int64_t j = 0; j < pixels; j += step) {
+                  const int64_t pixel = j * c.w.target_step + static_cast<int64_t>(phase);
+                  multiply_tile_instance<acc_t>(std::min(step, pixels - j), targets <= kLanes<acc_t> ? 1 : 2)(
+                      packed.data() + j * slot_step, slot_step, runs.data() + b * runs_each, b_count * runs_each, panel,
+                      b == 0 ? start : sums + pixel * block, b == 0 ? 0 : c.w.target_step * block,
+                      out + pixel * out_step, c.w.target_step * out_step);
+                }
+              }
             }
           }
-          if (direct) continue;
-          write_row(buffer.data(), width, targets, c.channels_last, target_pixel, target_plane, to);
+          for (int64_t i = first; i < last && !direct; ++i) {
+            write_row(
+                buffer.data() + (i - first) * width * block, width, targets, c.channels_last, target_pixel,
+                target_plane, target_row(target_rows[i]));
+          }
         }
       }
     }

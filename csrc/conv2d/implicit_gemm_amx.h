@@ -305,7 +305,8 @@ inline void correlate_tiles(
     std::fill_n(widened.data(), layout.size, 0.0f);  // rows of padding stay so
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / target_blocks, first = i % target_blocks * block;
-      pack_weight(weight + group * c.weight_group, c, layout, first, widened.data());
+      pack_weight(
+          weight + group * c.weight_group, c, layout, {0, c.source_channels}, {first, first + block}, widened.data());
       pair_rows(widened.data(), layout.size / block, panels.data() + i * layout.size);
       for (int64_t k = 0; k < block; ++k) {
         const bool used = bias != nullptr && first + k < c.target_channels;

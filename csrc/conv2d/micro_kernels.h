@@ -18,20 +18,17 @@ constexpr int kBlock = 2 * kLanes<T>;
 // Scalars of a tile: 14 x 2 accumulators, two weights and one broadcast use 31 of 32 registers, 6 x 2 use 15 of 16.
 constexpr int kMaxScalars = kVectorRegisters == 32 ? 14 : 6;
 
-// out[j][:] = init[:] + sum over runs and their positions i of source[run.source + i + j * step] * weight[run.weight +
-// i][:] One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs. With kAdd the sum is added to out.
-// kVectors is 1 for a block whose channels fit one vector: the second half is then neither read nor written.
-template <typename T, int kScalars, bool kAdd = false, int kVectors = 2>
+// out[j][:] = from[j * from_step + :] + sum over runs and their positions i of source[run.source + i + j * step] *
+// weight[run.weight + i][:]
+// One step loads 2 vectors and kMaxScalars scalars for 2 * kMaxScalars FMAs. from is a bias (from_step 0) or what
+// earlier runs came to. kVectors is 1 for a block whose channels fit one vector: the second half is then neither read
+// nor written.
+template <typename T, int kScalars, int kVectors = 2>
 void multiply_tile(
-    const T* source, int64_t step, const Run* runs, int64_t run_count, const T* weight, const T* init, T* out,
-    int64_t out_step) {
+    const T* source, int64_t step, const Run* runs, int64_t run_count, const T* weight, const T* from,
+    int64_t from_step, T* out, int64_t out_step) {
   constexpr int lanes = kLanes<T>;
-  Vector<T> sum[kScalars][kVectors];
-#pragma GCC unroll 16
-  for (int j = 0; j < kScalars; ++j) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sum[j][v] = load(init + v * lanes);
-  }
+  Vector<T> sum[kScalars][kVectors] = {};
   const int64_t step3 = 3 * step;
   for (const Run* run = runs; run < runs + run_count; ++run) {
     // Four base pointers and two strides address 14 scalars without an index register each.
@@ -57,11 +54,19 @@ void multiply_tile(
 #pragma GCC unroll 16
   for (int j = 0; j < kScalars; ++j) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      T* to = out + j * out_step + v * lanes;
-      store(to, kAdd ? load(to) + sum[j][v] : sum[j][v]);
-    }
+    for (int v = 0; v < kVectors; ++v)
+      store(out + j * out_step + v * lanes, load(from + j * from_step + v * lanes) + sum[j][v]);
   }
+}
+
+template <typename T>
+using MultiplyTile = void (*)(const T*, int64_t, const Run*, int64_t, const T*, const T*, int64_t, T*, int64_t);
+
+template <typename T>
+MultiplyTile<T> multiply_tile_instance(int64_t scalars, int64_t vectors) {
+  return select_instance<kMaxScalars>(scalars, []<int N>() {
+    return +[](int64_t n) { return n == 1 ? &multiply_tile<T, N, 1> : &multiply_tile<T, N, 2>; };
+  })(vectors);
 }
 
 // out[m][:] += sum over rows i and columns j of rows[i][offset + j * step + m] * gradient[i * pitch + j][:]

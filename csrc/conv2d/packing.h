@@ -158,20 +158,31 @@ constexpr int64_t kTileBytes = 384 << 10;
 struct Tiling {
   // Rows and columns of base positions in a tile, and how many tiles cover the target.
   int64_t rows, columns, row_tiles, column_tiles;
+
+  // Whole images that fit one tile.
+  int64_t images(const Correlation& c, int64_t bytes_per_slot) const {
+    const int64_t bytes = c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
+    return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(c.N, 1));
+  }
 };
 
 // Tiles of one of `images` images whose packed slots take that many bytes each; where columns are cut, into multiples
 // of `grain`.
 inline Tiling choose_tiling(const Correlation& c, int64_t images, int64_t bytes_per_slot, int64_t grain) {
   const int64_t I = c.h.positions(), J = c.w.positions();
-  const auto bytes = [&](int64_t rows, int64_t columns) {
-    return c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
-  };
   Tiling t{I, J, 1, 1};
-  while (t.rows > 1 && bytes(t.rows, t.columns) > kTileBytes) t.rows = ceil_div(t.rows, 2);
-  while (t.columns > 2 * grain && bytes(t.rows, t.columns) > kTileBytes) {
-    t.columns = ceil_div(ceil_div(t.columns, 2), grain) * grain;
-  }
+  const auto bytes = [&] { return c.h.sources(t.rows) * c.w.sources(t.columns) * bytes_per_slot; };
+  // Cuts an axis into as few equal parts as make the tile small enough.
+  const auto cut = [&](int64_t& size, int64_t length, int64_t step) {
+    const int64_t most = ceil_div(length, step);
+    int64_t parts = 1;
+    while (bytes() > kTileBytes && parts < most) {
+      parts = std::clamp(parts * (bytes() / kTileBytes), parts + 1, most);
+      size = ceil_div(ceil_div(length, parts), step) * step;
+    }
+  };
+  cut(t.rows, I, 1);
+  cut(t.columns, J, grain);
   // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
   while (images * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4) {
     t.rows = ceil_div(t.rows, 2);
@@ -237,43 +248,55 @@ void pack_source(
     const TileColumns& columns, Compute<scalar_t>* packed) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
-  const int64_t H = c.h.source, W = c.w.source, width = blocks.width;
+  const int64_t H = c.h.source, W = c.w.source, width = blocks.width, row_pitch = columns.slots * width;
+  const int64_t block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
   const int64_t pixel = c.groups * c.source_channels;
   const int64_t stretch = columns.source_end - columns.source_begin;
   const int32_t* slot_of = columns.slot_of_source.data();
   // Whole rows of a channels_last image are already in packed order when no column is skipped or reordered.
   const bool verbatim = c.channels_last && blocks.count == 1 && width == pixel && columns.in_order;
-  for (int64_t block = 0; block < blocks.count; ++block) {
-    const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
-    for (const int64_t h : rows.source) {
-      acc_t* row = packed;
-      packed += columns.slots * width;
-      const int64_t column_step = c.channels_last ? pixel : 1, channel_step = c.channels_last ? 1 : H * W;
-      for (const auto& [slot, column] : columns.outside) {
-        acc_t* to = row + slot * width;
+  const int64_t column_step = c.channels_last ? pixel : 1, channel_step = c.channels_last ? 1 : H * W;
+  for (const int64_t h : rows.source) {
+    acc_t* row = packed;
+    packed += row_pitch;
+    for (const auto& [slot, column] : columns.outside) {
+      for (int64_t block = 0; block < blocks.count; ++block) {
+        const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
+        acc_t* to = row + block * block_pitch + slot * width;
         std::fill_n(to, width, acc_t(0));
         if (column < 0) continue;
         const scalar_t* from = image + (h * W + column) * column_step + first * channel_step;
         for (int64_t i = 0; i < channels; ++i) to[i] = widen(from[i * channel_step]);
       }
-      if (stretch == 0) continue;
-      if (verbatim) {
-        const scalar_t* from = image + (h * W + columns.source_begin) * pixel;
-        acc_t* to = row + slot_of[0] * width;
-        int64_t i = 0;
-        for (; i + lanes <= stretch * width; i += lanes) store(to + i, load(from + i));
-        store_partial(to + i, load_partial(from + i, stretch * width - i), stretch * width - i);
-      } else if (c.channels_last) {
-        for (int64_t w = 0; w < stretch; ++w) {
-          if (slot_of[w] < 0) continue;
-          const scalar_t* from = image + (h * W + columns.source_begin + w) * pixel + first;
-          acc_t* to = row + slot_of[w] * width;
+    }
+    if (stretch == 0) continue;
+    if (verbatim) {
+      const scalar_t* from = image + (h * W + columns.source_begin) * pixel;
+      acc_t* to = row + slot_of[0] * width;
+      int64_t i = 0;
+      for (; i + lanes <= stretch * width; i += lanes) store(to + i, load(from + i));
+      store_partial(to + i, load_partial(from + i, stretch * width - i), stretch * width - i);
+    } else if (c.channels_last) {
+      // All channels of a pixel, as they lie in memory, each block to its own place.
+      for (int64_t w = 0; w < stretch; ++w) {
+        if (slot_of[w] < 0) continue;
+        const scalar_t* from = image + (h * W + columns.source_begin + w) * pixel;
+        acc_t* to = row + slot_of[w] * width;
+        int64_t first = 0;
+        for (; width == lanes && first + lanes <= blocks.channels; first += lanes, to += block_pitch)
+          store(to, load(from + first));
+        for (; first < blocks.channels; first += width, to += block_pitch) {
+          const int64_t channels = std::min(width, blocks.channels - first);
           for (int64_t i = 0; i < width; i += lanes)
-            store_partial(to + i, load_partial(from + i, channels - i), width - i);
+            store_partial(to + i, load_partial(from + first + i, channels - i), width - i);
         }
-      } else {
+      }
+    } else {
+      for (int64_t block = 0; block < blocks.count; ++block) {
+        const int64_t first = block * width, channels = std::min(width, blocks.channels - first);
         for (int64_t i = 0; i < width; i += lanes) {
           const scalar_t* from = image + ((first + i) * H + h) * W + columns.source_begin;
+          acc_t* to = row + block * block_pitch + i;
           const int64_t height = std::min<int64_t>(lanes, std::max<int64_t>(channels - i, 0));
           const int64_t stored = std::min<int64_t>(lanes, width - i);
           for (int64_t w = 0; w < stretch; w += lanes) {
@@ -281,7 +304,7 @@ void pack_source(
                 from + w, H * W, height, std::min<int64_t>(lanes, stretch - w),
                 [&](int64_t j, Vector<acc_t> pixel_channels) {
                   const int32_t slot = slot_of[w + j];
-                  if (slot >= 0) store_partial(row + slot * width + i, pixel_channels, stored);
+                  if (slot >= 0) store_partial(to + slot * width, pixel_channels, stored);
                 });
           }
         }
@@ -316,56 +339,109 @@ struct PanelLayout {
   std::vector<int64_t> of_channel, of_tap;
 };
 
-// Packs kBlock target channels, from `target` on, of one group's weight. Padding channels of the panel are left alone.
-template <typename scalar_t>
-void pack_weight(
-    const scalar_t* weight, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, int64_t target,
-    Compute<scalar_t>* panel) {
-  using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
+struct ChannelRange {
+  int64_t begin, end;
+};
+
+// Whether all of a source channel's weights lie together (grad_input), or all of a target channel's (forward).
+inline bool source_major(const Correlation& c) {
+  return c.weight_source > c.weight_target;
+}
+
+// Reads one group's weight as vectors of target channels: put(target, channel, tap, values) for every kLanes targets
+// from targets.begin on, source channel and tap; zeros where there is no target. Unless the weight is source_major,
+// sources are all there are. A deep layer's weight is larger than its image, so it is read in the order in which it
+// lies.
+template <typename scalar_t, typename Put>
+CONVOPS_INLINE void read_weight(
+    const scalar_t* weight, const Correlation& c, ChannelRange sources, ChannelRange targets, const Put& put) {
+  constexpr int lanes = kLanes<Compute<scalar_t>>;
   const int64_t taps = c.h.kernel * c.w.kernel;
-  const auto put = [&](int64_t half, int64_t channel, int64_t tap, Vector<acc_t> values) {
-    if (layout.of_tap[tap] >= 0) store(panel + half + layout.of_channel[channel] + layout.of_tap[tap], values);
-  };
   if (c.weight_target == 1) {
-    for (int64_t i = 0; i < c.source_channels; ++i) {
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t r = tap / c.w.kernel, s = tap % c.w.kernel;
-        const scalar_t* from = weight + target + i * c.weight_source + r * c.weight_row + s * c.weight_column;
-        // Each line of it is on another page.
-        for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
-          __builtin_prefetch(from + half + 4 * c.weight_source);
-          put(half, i, tap, load_partial(from + half, c.target_channels - target - half));
+    for (int64_t i = sources.begin; i < sources.end; ++i) {
+      for (int64_t r = 0; r < c.h.kernel; ++r) {
+        for (int64_t s = 0; s < c.w.kernel; ++s) {
+          const scalar_t* from = weight + i * c.weight_source + r * c.weight_row + s * c.weight_column;
+          for (int64_t target = targets.begin; target < targets.end; target += lanes) {
+            __builtin_prefetch(from + target + 4 * c.weight_source);  // on another page, for a few targets of many
+            put(target, i, r * c.w.kernel + s, load_partial(from + target, c.target_channels - target));
+          }
         }
       }
     }
     return;
   }
-  for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
-    const int64_t targets = std::clamp<int64_t>(c.target_channels - target - half, 0, lanes);
-    const scalar_t* from = weight + (target + half) * c.weight_target;
-    // For a fixed target the weight is contiguous over taps, over channels and taps, or over taps and channels.
-    const bool channels_inside = c.weight_source == 1 && c.weight_column != 1;
-    const bool channels_outside = c.weight_source == taps;
-    const int64_t outer = channels_inside || channels_outside ? 1 : c.source_channels;
-    const int64_t length = outer == 1 ? c.source_channels * taps : taps;
-    for (int64_t o = 0; o < outer; ++o) {
-      for (int64_t e = 0; e < length; e += lanes) {
-        transpose_tile(
-            from + o * c.weight_source + e, c.weight_target, targets, std::min<int64_t>(lanes, length - e),
-            [&](int64_t j, Vector<acc_t> values) {
-              const int64_t i = e + j;
-              if (outer != 1) {
-                put(half, o, i, values);
-              } else if (channels_inside) {
-                put(half, i % c.source_channels, i / c.source_channels, values);
-              } else {
-                put(half, i / taps, i % taps, values);
-              }
-            });
-      }
+  // Elements of which `inside` are counted before the others: taps, or the channels of channels_last.
+  const bool channels_inside = c.weight_source == 1 && c.weight_column != 1;
+  const int64_t inside = channels_inside ? c.source_channels : taps;
+  const auto read_run = [&](int64_t channel, int64_t length, int64_t target) CONVOPS_INLINE_LAMBDA {
+    const int64_t count = std::clamp<int64_t>(c.target_channels - target, 0, lanes);
+    const scalar_t* from = weight + channel * c.weight_source + target * c.weight_target;
+    int64_t i = 0, o = channel;  // counted, since a division takes as long as an element's share of the transpose
+    for (int64_t e = 0; e < length; e += lanes) {
+      transpose_tile(
+          from + e, c.weight_target, count, std::min<int64_t>(lanes, length - e),
+          [&](int64_t, Vector<Compute<scalar_t>> values) CONVOPS_INLINE_LAMBDA {
+            put(target, channels_inside ? i : o, channels_inside ? o : i, values);
+            if (++i == inside) {
+              i = 0;
+              ++o;
+            }
+          });
     }
+  };
+  if (source_major(c)) {
+    for (int64_t channel = sources.begin; channel < sources.end; ++channel)
+      for (int64_t target = targets.begin; target < targets.end; target += lanes) read_run(channel, taps, target);
+  } else {
+    for (int64_t target = targets.begin; target < targets.end; target += lanes)
+      read_run(0, c.source_channels * taps, target);
   }
+}
+
+// Packs some channels of one group's weight into its panels, of which the first is kBlock targets from targets.begin
+// on. Padding channels of a panel are left alone.
+template <typename scalar_t>
+void pack_weight(
+    const scalar_t* weight, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, ChannelRange sources,
+    ChannelRange targets, Compute<scalar_t>* panels) {
+  using acc_t = Compute<scalar_t>;
+  const int64_t* of_channel = layout.of_channel.data();
+  const int64_t* of_tap = layout.of_tap.data();
+  read_weight(
+      weight, c, sources, targets,
+      [&](int64_t target, int64_t channel, int64_t tap, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA {
+        const int64_t place = target - targets.begin, panel = place / kBlock<acc_t>;
+        if (of_tap[tap] >= 0)
+          store(panels + panel * layout.size + place % kBlock<acc_t> + of_channel[channel] + of_tap[tap], values);
+      });
+}
+
+// Packs the panels of all groups, [group][target block].
+template <typename scalar_t>
+void pack_panels(
+    const scalar_t* weight, const Correlation& c, const ChannelBlocks& channels,
+    const PanelLayout<Compute<scalar_t>>& layout, Compute<scalar_t>* panels) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t block = kBlock<acc_t>;
+  const int64_t target_blocks = ceil_div(c.target_channels, block), size = c.groups * target_blocks * layout.size;
+  if (channels.padded() > channels.channels) std::fill_n(panels, size, acc_t(0));
+  // Pieces of the weight that lie together: the block of channels that varies slowest.
+  const int64_t pieces = source_major(c) ? channels.count : target_blocks;
+  parallel_for(c.groups * pieces, size, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / pieces, piece = i % pieces;
+      ChannelRange sources{0, c.source_channels}, targets{0, target_blocks * block};
+      if (source_major(c)) {
+        sources = {piece * channels.width, std::min((piece + 1) * channels.width, c.source_channels)};
+      } else {
+        targets = {piece * block, (piece + 1) * block};
+      }
+      pack_weight(
+          weight + group * c.weight_group, c, layout, sources, targets,
+          panels + (group * target_blocks + targets.begin / block) * layout.size);
+    }
+  });
 }
 
 }  // namespace CONVOPS_ISA

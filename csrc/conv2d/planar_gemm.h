@@ -249,41 +249,30 @@ struct StepOrder {
   std::vector<int64_t> phase_begin;
 };
 
-// Packs `count` filters as panel[step * count + filter].
+// Packs `count` filters, from target channel `target` on, as panel[step * count + filter].
 template <typename scalar_t>
 void pack_filter_panel(
-    const scalar_t* weight, const Correlation& c, const StepOrder& order, int64_t count, Compute<scalar_t>* panel) {
+    const scalar_t* weight, const Correlation& c, const StepOrder& order, int64_t target, int64_t count,
+    Compute<scalar_t>* panel) {
   using acc_t = Compute<scalar_t>;
-  constexpr int64_t lanes = kLanes<acc_t>;
+  // The step of a tap's first channel (-1: no target reads through it), and how many are between channels.
+  std::vector<std::pair<int64_t, int64_t>> steps(c.h.kernel * c.w.kernel, {-1, 0});
   for (const auto& row_phase : c.h.phases) {
     for (const AxisTap& r : row_phase) {
       for (size_t phase = 0; phase < c.w.phases.size(); ++phase) {
-        const auto& taps = c.w.phases[phase];
-        acc_t* to = panel + order.begin(r.order, phase) * count;
-        const int64_t step = static_cast<int64_t>(taps.size()) * count;  // to the next channel
-        for (const AxisTap& s : taps) {
-          const scalar_t* from = weight + r.tap * c.weight_row + s.tap * c.weight_column;
-          if (c.weight_source == 1 && c.weight_target != 1) {
-            for (int64_t f = 0; f < count; f += lanes) {
-              const int64_t height = std::min(lanes, count - f);
-              for (int64_t i = 0; i < c.source_channels; i += lanes) {
-                transpose_tile(
-                    from + f * c.weight_target + i, c.weight_target, height, std::min(lanes, c.source_channels - i),
-                    [&](int64_t j, Vector<acc_t> values) { store_partial(to + (i + j) * step + f, values, height); });
-              }
-            }
-          } else {
-            for (int64_t i = 0; i < c.source_channels; ++i) {
-              for (int64_t f = 0; f < count; ++f) {
-                to[i * step + f] = widen(from[i * c.weight_source + f * c.weight_target]);
-              }
-            }
-          }
-          to += count;
-        }
+        const int64_t begin = order.begin(r.order, phase), taps = static_cast<int64_t>(c.w.phases[phase].size());
+        for (int64_t t = 0; t < taps; ++t) steps[r.tap * c.w.kernel + c.w.phases[phase][t].tap] = {begin + t, taps};
       }
     }
   }
+  const auto* step_of = steps.data();
+  read_weight(
+      weight, c, {0, c.source_channels}, {target, target + count},
+      [&](int64_t first, int64_t channel, int64_t tap, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA {
+        const auto [begin, between] = step_of[tap];
+        const int64_t place = first - target;
+        if (begin >= 0) store_partial(panel + (begin + channel * between) * count + place, values, count - place);
+      });
 }
 
 // Groups that share a packed tile: enough channels to fill vectors where the image is channels_last.
@@ -299,18 +288,6 @@ int64_t plane_pitch(int64_t size) {
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t lines = ceil_div(size, line);
   return (lines % 8 == 0 ? lines + 1 : lines) * line;
-}
-
-// A 1x1 convolution without padding and strides reads an image as one long row.
-inline Conv2dGeometry flattened(Conv2dGeometry geometry) {
-  const auto plain = [](const Axis& axis) {
-    return axis.kernel == 1 && axis.stride == 1 && axis.pad_lower == 0 && axis.pad_upper == 0;
-  };
-  if (!plain(geometry.h) || !plain(geometry.w)) return geometry;
-  const int64_t pixels = geometry.h.input * geometry.w.input;
-  geometry.h = Axis{1, 1, 1, 1, 1, 0, 0};
-  geometry.w = Axis{pixels, 1, pixels, 1, 1, 0, 0};
-  return geometry;
 }
 
 template <typename scalar_t>
@@ -332,8 +309,8 @@ void correlate_planes(
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / filter_tiles, first = first_filter(i % filter_tiles);
       pack_filter_panel(
-          weight + group * c.weight_group + first * c.weight_target, c, order,
-          first_filter(i % filter_tiles + 1) - first, panels.data() + (group * K + first) * steps);
+          weight + group * c.weight_group, c, order, first, first_filter(i % filter_tiles + 1) - first,
+          panels.data() + (group * K + first) * steps);
     }
   });
   for (int64_t k = 0; k < target_pixel; ++k) init[k] = bias != nullptr ? widen(bias[k]) : acc_t(0);
@@ -639,7 +616,7 @@ void planar_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments)
   const auto weight = static_cast<scalar_t*>(arguments.weight);
   const auto output = static_cast<scalar_t*>(arguments.output);
   const auto bias = static_cast<const scalar_t*>(arguments.bias);
-  Correlation c = make_correlation(flattened(problem.geometry), problem.pass == Conv2dPass::grad_input);
+  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
   order_taps(c.h);
   order_taps(c.w);
   const int64_t work = multiplications(problem.geometry);

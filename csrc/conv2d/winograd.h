@@ -250,7 +250,8 @@ inline bool winograd_correlate(
   // One panel of the weight to one block of transformed weights, a chunk at a time.
   const auto pack_panel = [&](int64_t group, int64_t k, float* panel) {
     if (channels.padded() > channels.channels) std::fill_n(panel, layout.size, 0.0f);
-    pack_weight(weight + group * c.weight_group, c, layout, k * block, panel);
+    pack_weight(
+        weight + group * c.weight_group, c, layout, {0, c.source_channels}, {k * block, (k + 1) * block}, panel);
   };
   const auto transform_chunk = [&](const float* panel, int64_t chunk, float* to) {
     const int64_t first = chunk * weights.chunk;
@@ -275,96 +276,135 @@ inline bool winograd_correlate(
   const int64_t bytes = kPoints * (channels.padded() + block) * sizeof(float);
   const int64_t most =
       std::max<int64_t>(1, std::max(kTileBytes / bytes, once ? kLeastTiles : kLeastTilesEach) / grid.width);
-  const int64_t blocks = std::min(grid.units, ceil_div(ceil_div(grid.units, most), thread_count()) * thread_count());
-  const int64_t tasks_each = std::clamp<int64_t>(ceil_div(2 * thread_count(), c.groups * blocks), 1, target_blocks);
-  const int64_t most_tiles = ceil_div(grid.units, blocks) * grid.width;
+  const int64_t least_blocks = ceil_div(grid.units, most);
+  const int64_t blocks =
+      once ? std::min(grid.units, ceil_div(least_blocks, thread_count()) * thread_count()) : least_blocks;
+  const int64_t most_tiles = ceil_div(grid.units, std::max<int64_t>(blocks, 1)) * grid.width;
   using Points = PointLayout<1>;
   using Products = PointLayout<2>;
   const int64_t source_plane = c.h.source * c.w.source, H = c.h.target, W = c.w.target, target_plane = H * W;
-  const int64_t target_pixel = c.groups * c.target_channels;
+  const int64_t target_pixel = c.groups * c.target_channels, work = multiplications(problem.geometry);
   std::atomic<bool> finite = true;
-  parallel_for(c.groups * blocks * tasks_each, multiplications(problem.geometry), [&](int64_t begin, int64_t end) {
-    const Scratch<float> points(Points::size(most_tiles, channels.count)), products(Products::size(most_tiles, 2));
-    const Scratch<float> panel(once ? 0 : layout.size), own_weights(once ? 0 : weights.chunk_step);
-    const Scratch<float> rows(kWinogradOutputs * grid.width * kWinogradOutputs * block);
-    const Scratch<float> zeros(block);
-    std::fill_n(zeros.data(), block, 0.0f);
-    FiniteCheck check;
-    int64_t packed = -1;  // the block of tiles and group that points holds
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t share = task % tasks_each, tile_block = task / tasks_each % blocks,
-                    group = task / (tasks_each * blocks);
-      const int64_t unit = tile_block * grid.units / blocks, last_unit = (tile_block + 1) * grid.units / blocks;
-      const int64_t tiles = (last_unit - unit) * grid.width;
-      const Points layout_of_points(tiles, channels.count);
-      const int64_t point_step = layout_of_points.point_step, product_step = Products(tiles, 2).point_step;
-      if (packed != task / tasks_each) {
-        packed = task / tasks_each;
-        const TileTransform<WinogradInput, 1> transform(
-            source + group * c.source_channels * (c.channels_last ? 1 : source_plane), c, grid, unit, last_unit, 0,
-            c.source_channels);
-        for (int64_t i = 0; i < transform.items(); ++i) transform.run(i, layout_of_points, points.data());
-      }
-      const int64_t step = ceil_div(tiles, ceil_div(tiles, kMaxScalars));
-      for (int64_t k = share * target_blocks / tasks_each; k < (share + 1) * target_blocks / tasks_each; ++k) {
-        if (!once) pack_panel(group, k, panel.data());
-        for (int64_t chunk = 0; chunk < weights.chunks; ++chunk) {
-          const float* u = transformed.data() + (group * target_blocks + k) * block_size + chunk * weights.chunk_step;
-          if (!once) {
-            transform_chunk(panel.data(), chunk, own_weights.data());
-            u = own_weights.data();
-          }
-          const int64_t first = chunk * weights.chunk, count = std::min(weights.chunk, channels.padded() - first);
-          std::vector<Run> runs;
-          for (int64_t i = 0; i < count; i += lanes) runs.push_back({(first + i) * tiles, i * block, lanes});
-          for (int point = 0; point < kPoints; ++point) {
-            for (int64_t tile = 0; tile < tiles; tile += step) {
-              const auto multiply = [&](auto select) {
-                select(
-                    points.data() + point * point_step + tile * lanes, lanes, runs.data(),
-                    static_cast<int64_t>(runs.size()), u + point * weights.point_step, zeros.data(),
-                    products.data() + point * product_step + tile * block, block);
-              };
-              const int64_t scalars = std::min(step, tiles - tile);
-              if (chunk == 0) {
-                multiply(select_instance<kMaxScalars>(scalars, []<int N>() { return &multiply_tile<float, N>; }));
-              } else {
-                multiply(select_instance<kMaxScalars>(scalars, []<int N>() { return &multiply_tile<float, N, true>; }));
-              }
-            }
-          }
-        }
 
-        const int64_t channel = group * c.target_channels + k * block;
-        const int64_t targets = std::min(block, c.target_channels - k * block);
-        const float* from = products.data();
-        for (int64_t i = unit; i < last_unit; ++i) {
-          const int64_t row_step = grid.width * kWinogradOutputs * block;
-          for (int64_t j = 0; j < grid.width; ++j, from += block) {
-            for (int64_t half = 0; half < block; half += lanes) {
-              const Vector<float> start =
-                  bias == nullptr ? Vector<float>{} : load_partial(bias + channel + half, targets - half);
-              transform_tile<WinogradOutput, Vector<float>>(
-                  [&](int a, int b)
-                      CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradPoints + b) * product_step + half); },
-                  [&](int a, int b, Vector<float> value) CONVOPS_INLINE_LAMBDA {
-                    check.add(value);
-                    store(rows.data() + a * row_step + (j * kWinogradOutputs + b) * block + half, value + start);
-                  });
-            }
-          }
-          const auto [n, row, w, width] = grid.unit(i);
-          for (int64_t h = row; h < std::min(row + kWinogradOutputs, H); ++h) {
-            float* to = target + n * target_pixel * target_plane +
-                        (c.channels_last ? (h * W + w) * target_pixel + channel : channel * target_plane + h * W + w);
-            write_row(
-                rows.data() + (h - row) * row_step, width, targets, c.channels_last, target_pixel, target_plane, to);
-          }
+  // A block of tiles of one group.
+  struct TileBlock {
+    int64_t group, unit, last_unit, tiles;
+  };
+  const auto tile_block = [&](int64_t i) {
+    const int64_t index = i % blocks, unit = index * grid.units / blocks, last = (index + 1) * grid.units / blocks;
+    return TileBlock{i / blocks, unit, last, (last - unit) * grid.width};
+  };
+  const auto source_transform = [&](const TileBlock& tile) {
+    return TileTransform<WinogradInput, 1>(
+        source + tile.group * c.source_channels * (c.channels_last ? 1 : source_plane), c, grid, tile.unit,
+        tile.last_unit, 0, c.source_channels);
+  };
+  struct Buffers {
+    Scratch<float> products, panel, weights, rows;
+  };
+  const auto make_buffers = [&] {
+    return Buffers{
+        Scratch<float>(Products::size(most_tiles, 2)), Scratch<float>(once ? 0 : layout.size),
+        Scratch<float>(once ? 0 : weights.chunk_step),
+        Scratch<float>(kWinogradOutputs * grid.width * kWinogradOutputs * block)};
+  };
+  const Scratch<float> zeros(block);
+  std::fill_n(zeros.data(), block, 0.0f);
+
+  // Multiplies the points of a block of tiles by the weight of target block k and writes the results.
+  const auto multiply = [&](const TileBlock& tile, int64_t k, const float* points, const Buffers& own,
+                            FiniteCheck& check) {
+    const int64_t tiles = tile.tiles, step = ceil_div(tiles, ceil_div(tiles, kMaxScalars));
+    const int64_t point_step = Points(tiles, channels.count).point_step, product_step = Products(tiles, 2).point_step;
+    if (!once) pack_panel(tile.group, k, own.panel.data());
+    for (int64_t chunk = 0; chunk < weights.chunks; ++chunk) {
+      const float* u = transformed.data() + (tile.group * target_blocks + k) * block_size + chunk * weights.chunk_step;
+      if (!once) {
+        transform_chunk(own.panel.data(), chunk, own.weights.data());
+        u = own.weights.data();
+      }
+      const int64_t first = chunk * weights.chunk, count = std::min(weights.chunk, channels.padded() - first);
+      std::vector<Run> runs;
+      for (int64_t i = 0; i < count; i += lanes) runs.push_back({(first + i) * tiles, i * block, lanes});
+      for (int point = 0; point < kPoints; ++point) {
+        for (int64_t j = 0; j < tiles; j += step) {
+          float* product = own.products.data() + point * product_step + j * block;
+          multiply_tile_instance<float>(std::min(step, tiles - j), 2)(
+              points + point * point_step + j * lanes, lanes, runs.data(), static_cast<int64_t>(runs.size()),
+              u + point * weights.point_step, chunk == 0 ? zeros.data() : product, chunk == 0 ? 0 : block, product,
+              block);
         }
       }
     }
-    if (!check.all()) finite = false;
-  });
+
+    const int64_t channel = tile.group * c.target_channels + k * block;
+    const int64_t targets = std::min(block, c.target_channels - k * block);
+    const float* from = own.products.data();
+    for (int64_t i = tile.unit; i < tile.last_unit; ++i) {
+      const int64_t row_step = grid.width * kWinogradOutputs * block;
+      for (int64_t j = 0; j < grid.width; ++j, from += block) {
+        for (int64_t half = 0; half < block; half += lanes) {
+          const Vector<float> start =
+              bias == nullptr ? Vector<float>{} : load_partial(bias + channel + half, targets - half);
+          transform_tile<WinogradOutput, Vector<float>>(
+              [&](int a, int b)
+                  CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradPoints + b) * product_step + half); },
+              [&](int a, int b, Vector<float> value) CONVOPS_INLINE_LAMBDA {
+                check.add(value);
+                store(own.rows.data() + a * row_step + (j * kWinogradOutputs + b) * block + half, value + start);
+              });
+        }
+      }
+      const auto [n, row, w, width] = grid.unit(i);
+      for (int64_t h = row; h < std::min(row + kWinogradOutputs, H); ++h) {
+        float* to = target + n * target_pixel * target_plane +
+                    (c.channels_last ? (h * W + w) * target_pixel + channel : channel * target_plane + h * W + w);
+        write_row(
+            own.rows.data() + (h - row) * row_step, width, targets, c.channels_last, target_pixel, target_plane, to);
+      }
+    }
+  };
+
+  if (once) {
+    // A thread takes whole blocks of tiles, or some of the targets of one.
+    const int64_t tasks_each = std::clamp<int64_t>(ceil_div(2 * thread_count(), c.groups * blocks), 1, target_blocks);
+    parallel_for(c.groups * blocks * tasks_each, work, [&](int64_t begin, int64_t end) {
+      const Scratch<float> points(Points::size(most_tiles, channels.count));
+      const Buffers own = make_buffers();
+      FiniteCheck check;
+      int64_t packed = -1;  // the block of tiles that points holds
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t share = task % tasks_each;
+        const TileBlock tile = tile_block(task / tasks_each);
+        if (packed != task / tasks_each) {
+          packed = task / tasks_each;
+          const auto transform = source_transform(tile);
+          const Points layout_of_points(tile.tiles, channels.count);
+          for (int64_t i = 0; i < transform.items(); ++i) transform.run(i, layout_of_points, points.data());
+        }
+        for (int64_t k = share * target_blocks / tasks_each; k < (share + 1) * target_blocks / tasks_each; ++k)
+          multiply(tile, k, points.data(), own, check);
+      }
+      if (!check.all()) finite = false;
+    });
+  } else {
+    // The threads share out the targets, so that none transforms a weight that another one does.
+    const Scratch<float> points(Points::size(most_tiles, channels.count));
+    for (int64_t i = 0; i < c.groups * blocks; ++i) {
+      const TileBlock tile = tile_block(i);
+      const auto transform = source_transform(tile);
+      parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
+        const Points layout_of_points(tile.tiles, channels.count);
+        for (int64_t item = begin; item < end; ++item) transform.run(item, layout_of_points, points.data());
+      });
+      parallel_for(target_blocks, work / blocks, [&](int64_t begin, int64_t end) {
+        const Buffers own = make_buffers();
+        FiniteCheck check;
+        for (int64_t k = begin; k < end; ++k) multiply(tile, k, points.data(), own, check);
+        if (!check.all()) finite = false;
+      });
+    }
+  }
   return finite;
 }
 
