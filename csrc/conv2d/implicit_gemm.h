@@ -1,9 +1,9 @@
 // Blocked implicit GEMM: convolution as a matrix product whose left matrix is never written out.
 //
 // A task takes one image, one group and one tile of rows small enough to stay in the L2 cache, packs it once, and for
-// each block of kBlock target channels multiplies it by that block's weight panel; all of the sum over channels and
-// taps is kept in registers (micro_kernels.h). FLOPs: 2 N K P Q C R S. Per FMA the inner loop reads 1/28 + 1/2 of a
-// scalar and a vector of weights over 14 pixels, so the FMA units bind, not the caches.
+// each block of kBlock target channels multiplies it by that block's weight panel in tiles of registers
+// (micro_kernels.h). FLOPs: 2 N K P Q C R S. A step of 28 FMAs, 14 cycles, loads 14 scalars and 2 vectors of weights,
+// so the FMA units bind while these are in the first cache.
 //
 // grad_weight runs the same packing with the roles turned: the packed image is the left matrix, the packed gradient
 // of the output the right one, and the accumulators are the weight panel.
@@ -13,6 +13,10 @@
 
 namespace convops {
 namespace CONVOPS_ISA {
+
+// The sum over channels and taps goes through the first cache some blocks of channels at a time, if the weights of one
+// fit: they stay there while so many pixels of targets, whose sums do, too, go by.
+constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 128;
 
 // Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
 template <typename scalar_t>
@@ -54,7 +58,7 @@ void correlate(
   const int64_t H = c.h.target, W = c.w.target;
   const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
 
-  const Scratch<acc_t> panels(c.groups * target_blocks * layout.size);
+  const Scratch<acc_t> panels(c.groups * target_blocks * layout.pitch);
   pack_panels(weight, c, channels, layout, panels.data());
   const Scratch<acc_t> init(c.groups * target_blocks * block);
   for (int64_t i = 0; i < c.groups * target_blocks * block; ++i) {
@@ -62,12 +66,6 @@ void correlate(
     const bool used = bias != nullptr && channel < c.target_channels;
     init[i] = used ? widen(bias[group * c.target_channels + channel]) : acc_t(0);
   }
-  constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 128;
-  const int64_t blocks_together = std::max<int64_t>(
-      1, kWeightBytes / std::max<int64_t>(
-                            1, channels.width * layout.row_taps * layout.column_taps * block *
-                                   static_cast<int64_t>(sizeof(acc_t))));
-
   const int64_t slot_bytes = channels.padded() * static_cast<int64_t>(sizeof(acc_t));
   const Tiling t = choose_tiling(c, c.N * c.groups, slot_bytes, kMaxScalars);
   // Several small images share a tile, and with it each panel that comes from memory.
@@ -98,21 +96,21 @@ void correlate(
         pack_source(image, c, channels, rows, columns, packed.data() + (n - n0) * image_pitch);
       }
 
-      // One row of targets: an image, a base row and a row phase. Its runs, by column phase, serve every target block.
+      // Rows of targets of one row phase; their runs, by column phase, serve every image and target block.
       struct TargetRow {
-        int64_t n, row;
+        int64_t row;
         std::vector<std::vector<Run>> runs;
       };
-      std::vector<TargetRow> target_rows;
-      for (int64_t i = i0; i < i0 + rows.count; ++i) {
-        for (size_t phase = 0; phase < c.h.phases.size(); ++phase) {
-          const int64_t row = i * c.h.target_step + static_cast<int64_t>(phase);
+      const auto rows_of = [&](size_t row_phase) {
+        std::vector<TargetRow> result;
+        for (int64_t i = i0; i < i0 + rows.count; ++i) {
+          const int64_t row = i * c.h.target_step + static_cast<int64_t>(row_phase);
           if (row >= H) break;
-          TargetRow target_row{n0, row, {}};
+          result.push_back({row, {}});
           for (const auto& column_runs : columns.runs) {
             std::vector<Run> runs;
             for (int64_t b = 0; b < channels.count; ++b) {
-              for (const AxisTap& r : c.h.phases[phase]) {
+              for (const AxisTap& r : c.h.phases[row_phase]) {
                 const int64_t slot = rows.slot(i * c.h.source_step + r.offset);
                 if (slot < 0) continue;
                 for (const ColumnRun& s : column_runs) {
@@ -123,71 +121,84 @@ void correlate(
                 }
               }
             }
-            target_row.runs.push_back(std::move(runs));
+            result.back().runs.push_back(std::move(runs));
           }
-          target_rows.push_back(std::move(target_row));
         }
-      }
-      const int64_t rows_each = static_cast<int64_t>(target_rows.size()), row_count = (n1 - n0) * rows_each;
-      for (int64_t i = rows_each; i < row_count; ++i) {
-        target_rows.push_back(target_rows[i - rows_each]);
-        ++target_rows.back().n;
-        for (auto& runs : target_rows.back().runs) {
-          for (Run& run : runs) run.source += image_pitch;
-        }
-      }
+        return result;
+      };
 
       const int64_t w0 = j0 * c.w.target_step;
       const int64_t width = std::min(W - w0, columns.count * c.w.target_step);
-      const int64_t target_plane = H * W;
-      // All of the sum in registers, or a few blocks of channels at a time, whose weights stay in the first cache while
-      // some rows of targets go by.
-      const int64_t rows_together =
-          std::clamp<int64_t>(kPixelsTogether / std::max<int64_t>(width, 1), 1, std::max<int64_t>(row_count, 1));
-      const Scratch<acc_t> buffer(rows_together * width * block);
-      for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
-        const acc_t* panel = panels.data() + (group * target_blocks + k) * layout.size;
-        const acc_t* start = init.data() + (group * target_blocks + k) * block;
-        const int64_t channel = group * c.target_channels + k * block;
-        const int64_t targets = std::min(block, c.target_channels - k * block);
-        // Full vectors of pixels are written in place, others by way of the buffer.
-        const bool direct = std::is_same_v<scalar_t, acc_t> && c.channels_last && targets == block;
-        const auto target_row = [&](const TargetRow& row) {
-          return target + row.n * target_pixel * target_plane +
-                 (c.channels_last ? (row.row * W + w0) * target_pixel + channel
-                                  : channel * target_plane + row.row * W + w0);
-        };
-        for (int64_t first = 0; first < row_count; first += rows_together) {
-          const int64_t last = std::min(first + rows_together, row_count);
-          for (int64_t b = 0; b == 0 || b < channels.count; b += blocks_together) {  // once even of no channels
-            const int64_t b_count = std::min(blocks_together, channels.count - b);
-            const bool to_target = direct && b + blocks_together >= channels.count;
-            for (int64_t i = first; i < last; ++i) {
-              acc_t* sums = buffer.data() + (i - first) * width * block;
-              acc_t* out = sums;
-              if constexpr (std::is_same_v<scalar_t, acc_t>) {
-                if (to_target) out = target_row(target_rows[i]);
-              }
-              const int64_t out_step = to_target ? target_pixel : block;
-              for (size_t phase = 0; phase < target_rows[i].runs.size(); ++phase) {
-                const auto& runs = target_rows[i].runs[phase];
-                const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
-                const int64_t step = pixels > 0 ? ceil_div(pixels, ceil_div(pixels, kMaxScalars)) : 1;
-                const int64_t runs_each = static_cast<int64_t>(runs.size()) / std::max<int64_t>(1, channels.count);
-                for (int64_t j = 0; j < pixels; j += step) {
-                  const int64_t pixel = j * c.w.target_step + static_cast<int64_t>(phase);
-                  multiply_tile_instance<acc_t>(std::min(step, pixels - j), targets <= kLanes<acc_t> ? 1 : 2)(
-                      packed.data() + j * slot_step, slot_step, runs.data() + b * runs_each, b_count * runs_each, panel,
-                      b == 0 ? start : sums + pixel * block, b == 0 ? 0 : c.w.target_step * block,
-                      out + pixel * out_step, c.w.target_step * out_step);
+      const int64_t target_plane = H * W, target_image = target_pixel * target_plane;
+      const int64_t rows_together = std::max<int64_t>(1, kPixelsTogether / (width * (n1 - n0)));
+      const Scratch<acc_t> buffer(rows_together * (n1 - n0) * width * block);  // [row][image][column][target]
+      for (size_t row_phase = 0; row_phase < c.h.phases.size(); ++row_phase) {
+        const std::vector<TargetRow> target_rows = rows_of(row_phase);
+        const int64_t row_count = static_cast<int64_t>(target_rows.size());
+        for (int64_t k = share * target_blocks / shares; k < (share + 1) * target_blocks / shares; ++k) {
+          const acc_t* panel = panels.data() + (group * target_blocks + k) * layout.pitch;
+          const acc_t* start = init.data() + (group * target_blocks + k) * block;
+          const int64_t channel = group * c.target_channels + k * block;
+          const int64_t targets = std::min(block, c.target_channels - k * block);
+          // Full vectors of pixels are written in place, others by way of the buffer.
+          const bool direct = std::is_same_v<scalar_t, acc_t> && c.channels_last && targets == block;
+          const auto target_row = [&](int64_t i, int64_t n) {
+            const int64_t row = target_rows[i].row;
+            return target + n * target_image +
+                   (c.channels_last ? (row * W + w0) * target_pixel + channel : channel * target_plane + row * W + w0);
+          };
+          for (int64_t first = 0; first < row_count; first += rows_together) {
+            const int64_t last = std::min(first + rows_together, row_count);
+            const auto sums_of = [&](int64_t i, int64_t n) {
+              return buffer.data() + ((i - first) * (n1 - n0) + n - n0) * width * block;
+            };
+            for (size_t phase = 0; phase < c.w.phases.size(); ++phase) {
+              const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
+              if (pixels <= 0) continue;
+              const int64_t step = ceil_div(pixels, ceil_div(pixels, kMaxScalars));
+              const int64_t lines = most_lines(static_cast<int>(step));
+              const int64_t taps = static_cast<int64_t>(c.h.phases[row_phase].size() * c.w.phases[phase].size());
+              const int64_t bytes = std::max<int64_t>(1, taps * channels.width * block * int64_t(sizeof(acc_t)));
+              const int64_t blocks_together = bytes > kWeightBytes ? channels.count + 1 : kWeightBytes / bytes;
+              for (int64_t b = 0; b == 0 || b < channels.count; b += blocks_together) {  // once even of no channels
+                const int64_t b_count = std::min(blocks_together, channels.count - b);
+                const bool to_target = direct && b + blocks_together >= channels.count;
+                // The next weights come from memory, once a tile, and are asked for while these are used.
+                const bool fresh = first == 0 && phase == 0;
+                const acc_t* ahead = panel + (b + b_count) * layout.block;
+                const int64_t ahead_each = ceil_div(b_count * layout.block, last - first);
+                for (int64_t i = first; i < last; ++i) {
+                  for (int64_t e = 0; fresh && e < ahead_each; e += 64 / int64_t(sizeof(acc_t)))
+                    __builtin_prefetch(ahead + (i - first) * ahead_each + e, 0, 2);
+                  const auto& runs = target_rows[i].runs[phase];
+                  const int64_t runs_each = static_cast<int64_t>(runs.size()) / std::max<int64_t>(1, channels.count);
+                  for (int64_t n = n0; n < n1; n += lines) {
+                    acc_t* sums = sums_of(i, n);
+                    acc_t* out = sums;
+                    if constexpr (std::is_same_v<scalar_t, acc_t>) {
+                      if (to_target) out = target_row(i, n);
+                    }
+                    const int64_t out_pixel = to_target ? target_pixel : block;
+                    for (int64_t j = 0; j < pixels; j += step) {
+                      const int64_t pixel = j * c.w.target_step + static_cast<int64_t>(phase);
+                      const TileSteps sum_steps{c.w.target_step * block, width * block};
+                      multiply_tile_instance<acc_t>(
+                          std::min(step, pixels - j), targets <= kLanes<acc_t> ? 1 : 2, std::min(lines, n1 - n))(
+                          packed.data() + (n - n0) * image_pitch + j * slot_step, {slot_step, image_pitch},
+                          runs.data() + b * runs_each, b_count * runs_each, panel,
+                          b == 0 ? start : sums + pixel * block, b == 0 ? TileSteps{0, 0} : sum_steps,
+                          out + pixel * out_pixel,
+                          to_target ? TileSteps{c.w.target_step * target_pixel, target_image} : sum_steps);
+                    }
+                  }
                 }
               }
             }
-          }
-          for (int64_t i = first; i < last && !direct; ++i) {
-            write_row(
-                buffer.data() + (i - first) * width * block, width, targets, c.channels_last, target_pixel,
-                target_plane, target_row(target_rows[i]));
+            for (int64_t i = first; i < last && !direct; ++i) {
+              for (int64_t n = n0; n < n1; ++n) {
+                write_row(sums_of(i, n), width, targets, c.channels_last, target_pixel, target_plane, target_row(i, n));
+              }
+            }
           }
         }
       }

@@ -319,10 +319,12 @@ struct PanelLayout {
   PanelLayout(const Correlation& c, const ChannelBlocks& blocks)
       : row_taps(tap_count(c.h)),
         column_taps(tap_count(c.w)),
-        size(blocks.padded() * row_taps * column_taps * kBlock<T>),
+        block(blocks.width * row_taps * column_taps * kBlock<T>),
+        size(blocks.count * block),
+        pitch(size + kLanes<T>),
         of_tap(c.h.kernel * c.w.kernel, -1) {
     for (int64_t i = 0; i < blocks.channels; ++i) {
-      of_channel.push_back((i / blocks.width * row_taps * column_taps * blocks.width + i % blocks.width) * kBlock<T>);
+      of_channel.push_back(i / blocks.width * block + i % blocks.width * kBlock<T>);
     }
     for (const auto& row_phase : c.h.phases) {
       for (const AxisTap& r : row_phase) {
@@ -335,7 +337,9 @@ struct PanelLayout {
     }
   }
 
-  int64_t row_taps, column_taps, size;
+  int64_t row_taps, column_taps;
+  int64_t block, size;  // of a block of source channels, of a panel
+  int64_t pitch;  // between panels that are written side by side: powers of two apart, they would crowd one cache set
   std::vector<int64_t> of_channel, of_tap;
 };
 
@@ -413,7 +417,7 @@ void pack_weight(
       [&](int64_t target, int64_t channel, int64_t tap, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA {
         const int64_t place = target - targets.begin, panel = place / kBlock<acc_t>;
         if (of_tap[tap] >= 0)
-          store(panels + panel * layout.size + place % kBlock<acc_t> + of_channel[channel] + of_tap[tap], values);
+          store(panels + panel * layout.pitch + place % kBlock<acc_t> + of_channel[channel] + of_tap[tap], values);
       });
 }
 
@@ -424,7 +428,7 @@ void pack_panels(
     const PanelLayout<Compute<scalar_t>>& layout, Compute<scalar_t>* panels) {
   using acc_t = Compute<scalar_t>;
   constexpr int64_t block = kBlock<acc_t>;
-  const int64_t target_blocks = ceil_div(c.target_channels, block), size = c.groups * target_blocks * layout.size;
+  const int64_t target_blocks = ceil_div(c.target_channels, block), size = c.groups * target_blocks * layout.pitch;
   if (channels.padded() > channels.channels) std::fill_n(panels, size, acc_t(0));
   // Pieces of the weight that lie together: the block of channels that varies slowest.
   const int64_t pieces = source_major(c) ? channels.count : target_blocks;
@@ -439,7 +443,7 @@ void pack_panels(
       }
       pack_weight(
           weight + group * c.weight_group, c, layout, sources, targets,
-          panels + (group * target_blocks + targets.begin / block) * layout.size);
+          panels + (group * target_blocks + targets.begin / block) * layout.pitch);
     }
   });
 }

@@ -330,9 +330,9 @@ inline bool winograd_correlate(
         for (int64_t j = 0; j < tiles; j += step) {
           float* product = own.products.data() + point * product_step + j * block;
           multiply_tile_instance<float>(std::min(step, tiles - j), 2)(
-              points + point * point_step + j * lanes, lanes, runs.data(), static_cast<int64_t>(runs.size()),
-              u + point * weights.point_step, chunk == 0 ? zeros.data() : product, chunk == 0 ? 0 : block, product,
-              block);
+              points + point * point_step + j * lanes, {lanes, 0}, runs.data(), static_cast<int64_t>(runs.size()),
+              u + point * weights.point_step, chunk == 0 ? zeros.data() : product, {chunk == 0 ? 0 : block, 0}, product,
+              {block, 0});
         }
       }
     }
