@@ -16,7 +16,7 @@ namespace CONVOPS_ISA {
 
 // The sum over channels and taps goes through the first cache some blocks of channels at a time, if the weights of one
 // fit: they stay there while so many pixels of targets, whose sums do, too, go by.
-constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 128;
+constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 128, kPanelBytes = 256 << 10;
 
 // Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
 template <typename scalar_t>
@@ -49,10 +49,22 @@ void correlate(
   using acc_t = Compute<scalar_t>;
   constexpr int64_t block = kBlock<acc_t>;
   Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
-  keep_column_order(c.w);
+  // A channels_last image of which nothing outside is read is as good as packed: its columns are in their own order,
+  // its channels one block. Not so where neighbouring pixels would crowd one set of the first cache, or a panel that is
+  // gone through for every few pixels is large.
+  const int64_t panel_bytes = c.source_channels * c.h.kernel * c.w.kernel * block * int64_t(sizeof(acc_t));
+  const bool in_place = std::is_same_v<scalar_t, acc_t> && c.channels_last && c.groups == 1 && c.h.inside() &&
+                        c.w.inside() && panel_bytes <= kPanelBytes &&
+                        c.w.source_step * c.source_channels * int64_t(sizeof(acc_t)) % 4096 != 0;
+  if (in_place) {
+    c.w.by_remainder = false;
+  } else {
+    keep_column_order(c.w);
+  }
   order_taps(c.h);
   order_taps(c.w);
-  const ChannelBlocks channels(c.source_channels);
+  const ChannelBlocks channels =
+      in_place ? ChannelBlocks(c.source_channels, c.source_channels) : ChannelBlocks(c.source_channels);
   const PanelLayout<acc_t> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
   const int64_t H = c.h.target, W = c.w.target;
@@ -83,17 +95,20 @@ void correlate(
       const int64_t i0 = row_tile * t.rows, j0 = column_tile * t.columns;
       const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
       const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
-      const int64_t row_pitch = columns.slots * channels.width,
-                    block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch,
-                    image_pitch = channels.count * block_pitch;
-
-      const int64_t slot_step = columns.step * channels.width;
-      const Scratch<acc_t> packed((n1 - n0) * image_pitch);
       const int64_t source_plane = c.h.source * c.w.source;
-      for (int64_t n = n0; n < n1; ++n) {
-        const scalar_t* image =
-            source + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
-        pack_source(image, c, channels, rows, columns, packed.data() + (n - n0) * image_pitch);
+      const int64_t row_pitch = (in_place ? c.w.source : columns.slots) * channels.width,
+                    block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch,
+                    image_pitch = in_place ? source_pixel * source_plane : channels.count * block_pitch;
+      const int64_t slot_step = columns.step * channels.width;
+      const Scratch<acc_t> copy(in_place ? 0 : (n1 - n0) * image_pitch);
+      const acc_t* packed = copy.data();
+      const scalar_t* image =
+          source + n0 * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
+      if constexpr (std::is_same_v<scalar_t, acc_t>) {
+        if (in_place) packed = image + columns.source_begin * source_pixel;
+      }
+      for (int64_t n = 0; n < n1 - n0 && !in_place; ++n) {
+        pack_source(image + n * source_pixel * source_plane, c, channels, rows, columns, copy.data() + n * image_pitch);
       }
 
       // Rows of targets of one row phase; their runs, by column phase, serve every image and target block.
@@ -111,7 +126,8 @@ void correlate(
             std::vector<Run> runs;
             for (int64_t b = 0; b < channels.count; ++b) {
               for (const AxisTap& r : c.h.phases[row_phase]) {
-                const int64_t slot = rows.slot(i * c.h.source_step + r.offset);
+                const int64_t position = i * c.h.source_step + r.offset;
+                const int64_t slot = in_place ? position : rows.slot(position);
                 if (slot < 0) continue;
                 for (const ColumnRun& s : column_runs) {
                   const int64_t tap = (b * layout.row_taps + r.order) * layout.column_taps + s.order;
@@ -184,7 +200,7 @@ void correlate(
                       const TileSteps sum_steps{c.w.target_step * block, width * block};
                       multiply_tile_instance<acc_t>(
                           std::min(step, pixels - j), targets <= kLanes<acc_t> ? 1 : 2, std::min(lines, n1 - n))(
-                          packed.data() + (n - n0) * image_pitch + j * slot_step, {slot_step, image_pitch},
+                          packed + (n - n0) * image_pitch + j * slot_step, {slot_step, image_pitch},
                           runs.data() + b * runs_each, b_count * runs_each, panel,
                           b == 0 ? start : sums + pixel * block, b == 0 ? TileSteps{0, 0} : sum_steps,
                           out + pixel * out_pixel,

@@ -25,7 +25,8 @@ namespace CONVOPS_ISA {
 struct ChannelBlocks {
   explicit ChannelBlocks(int64_t channels)
       : channels(channels), count(ceil_div(channels, 16)), width(count > 0 ? ceil_div(channels, count) : 0) {}
-  ChannelBlocks(int64_t channels, int64_t width) : channels(channels), count(ceil_div(channels, width)), width(width) {}
+  ChannelBlocks(int64_t channels, int64_t width)
+      : channels(channels), count(channels > 0 ? ceil_div(channels, width) : 0), width(width) {}
   int64_t padded() const { return count * width; }
 
   int64_t channels, count, width;
