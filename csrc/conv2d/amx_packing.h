@@ -150,12 +150,13 @@ inline void pair_rows(const float* rows, int64_t count, bfloat16* panel) {
 // Rounds and writes `pixels` neighbouring targets, [pixel][32 channels] in the buffer, of which `channels` count.
 inline void write_targets(
     const float* buffer, int64_t pixels, int64_t channels, bool channels_last, int64_t pixel, int64_t plane,
-    bfloat16* to) {
+    const bfloat16* ahead, int64_t ahead_step, bfloat16* to) {
   const auto round = [](const float* low, const float* high) CONVOPS_INLINE_LAMBDA {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
   };
   if (channels_last) {
     for (int64_t w = 0; w < pixels; ++w, buffer += kTileBlock, to += pixel) {
+      __builtin_prefetch(ahead + w * ahead_step, 1);
       _mm512_mask_storeu_epi16(to, first_lanes(channels), round(buffer, buffer + kTileRows));
     }
     return;

@@ -47,12 +47,14 @@ struct TileStep {
 };
 
 // out[i][:32] = init[:32] + sum over channel blocks b and steps of left tile (step + b * left_block) times the panel at
-// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed.
+// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed. All blocks
+// of ahead_count pixels at `ahead` are fetched meanwhile, in the order of memory: tiles walk across it, which is several
+// times slower.
 template <bool kPair, bool kWide>
 void multiply_tiles(
     const TileStep* steps, int64_t step_count, int64_t blocks, int64_t left_block, int64_t left_stride,
     const bfloat16* panels, int64_t panel_block, const float* init, float* out_first, float* out_second,
-    int64_t out_stride) {
+    int64_t out_stride, const bfloat16* ahead, int64_t ahead_count) {
   finish_stores();
   _tile_loadd(0, init, 0);
   if constexpr (kWide) _tile_loadd(1, init + kTileRows, 0);
@@ -60,6 +62,9 @@ void multiply_tiles(
   if constexpr (kPair && kWide) _tile_loadd(3, init + kTileRows, 0);
   const int64_t left_bytes = left_stride * static_cast<int64_t>(sizeof(bfloat16));
   for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t i = b * ahead_count / blocks; i < (b + 1) * ahead_count / blocks; ++i) {
+      for (int64_t j = 0; j < blocks; ++j) __builtin_prefetch(ahead + i * left_stride + j * kTileDepth);
+    }
     for (const TileStep* step = steps; step < steps + step_count; ++step) {
       const bfloat16* panel = panels + b * panel_block + step->panel;
       _tile_loadd(6, panel, 64);

@@ -84,6 +84,7 @@ class LeftTiles {
     in_place_ = c.channels_last && !joined && c.source_channels % kTileDepth == 0 && columns.outside.empty();
     if (in_place_) {
       stride = c.w.source_step * pixel;
+      reads_once = column_taps == 1 && tap_count(c.h) == 1;
       row_ = c.w.source * pixel;
       block = kTileDepth;
       blocks = depth / kTileDepth;
@@ -143,6 +144,7 @@ class LeftTiles {
   }
 
   int64_t stride, block, blocks;  // from target to target, from channel block to channel block, and their number
+  bool reads_once = false;        // targets read pixels of the image that no others do
   int64_t row_panel;              // size of a row tap's panel of one block
   std::vector<std::vector<ColumnTap>> taps;  // by column phase
 
@@ -336,9 +338,19 @@ inline void correlate_tiles(
       constexpr decltype(&multiply_tiles<true, true>) multiply[2][2] = {
           {multiply_tiles<false, false>, multiply_tiles<false, true>},
           {multiply_tiles<true, false>, multiply_tiles<true, true>}};
+      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      // All channels of a pixel are written together where the weights of all fit in the L1 cache, or in the L2 cache
+      // if the pixels that a tile reads do not come again.
+      const int64_t panel_bytes = left.reads_once ? 512 << 10 : 32 << 10;
+      const bool pixels_outside = (k_end - k_begin) * layout.size * int64_t{sizeof(bfloat16)} <= panel_bytes;
       const auto compute = [&](int64_t k, size_t g) {
         const TilePlan::Group none{0, 0}, &before = g == 0 ? none : plan.groups[g - 1], &last = plan.groups[g];
         const int64_t panel = group * target_blocks + k, targets = c.target_channels - k * block;
+        // The pixels of the next pair are fetched by all blocks of targets that read this one now.
+        const int64_t order = k - k_begin, parts = pixels_outside ? k_end - k_begin : 1;
+        const bool fetches = left.reads_once && order < parts;
+        const int64_t first_ahead = fetches ? order * 2 * plan.segment / parts : 0,
+                      ahead_count = fetches ? (order + 1) * 2 * plan.segment / parts - first_ahead : 0;
         for (int64_t p = before.pairs_end; p < last.pairs_end; ++p) {
           const TilePlan::Pair& pair = plan.pairs[p];
           const int64_t steps_begin = p == 0 ? 0 : plan.pairs[p - 1].steps_end;
@@ -346,22 +358,23 @@ inline void correlate_tiles(
               plan.steps.data() + steps_begin, pair.steps_end - steps_begin, left.blocks, left.block, left.stride,
               panels.data() + panel * layout.size, row_taps * left.row_panel, init.data() + panel * block,
               buffer.data() + pair.first_out, buffer.data() + std::max<int64_t>(pair.second_out, 0),
-              c.w.target_step * block);
+              c.w.target_step * block, plan.steps[steps_begin].first + (4 * plan.segment + first_ahead) * left.stride,
+              ahead_count);
         }
         const int64_t channel = group * c.target_channels + k * block;
         bfloat16* const to = target + n * target_pixel * target_plane;
         for (int64_t s = before.stretches_end; s < last.stretches_end; ++s) {
           const auto& [at, row, column, length] = plan.stretches[s];
           const int64_t pixel = row * W + w0 + column;
+          // Where the next pixels go is fetched, in the order of memory if all their channels follow.
+          const bfloat16* ahead = to + (pixel + 2 * plan.segment) * target_pixel + (pixels_outside ? (k - k_begin) * length * block : channel);
+          const int64_t ahead_step = pixels_outside ? block : target_pixel;
           write_targets(
-              buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane,
+              buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane, ahead, ahead_step,
               to + (c.channels_last ? pixel * target_pixel + channel : channel * target_plane + pixel));
         }
       };
-      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
-      // All channels of a pixel are written together where the weights of all fit in the L1 cache.
-      constexpr int64_t kPanelBytes = 32 << 10;
-      if ((k_end - k_begin) * layout.size * static_cast<int64_t>(sizeof(bfloat16)) <= kPanelBytes) {
+      if (pixels_outside) {
         for (size_t g = 0; g < plan.groups.size(); ++g) {
           for (int64_t k = k_begin; k < k_end; ++k) compute(k, g);
         }
