@@ -48,6 +48,25 @@ CONVOPS_INLINE void gather_channels(
   }
 }
 
+// Copies pixels of `channels` values as pixels of `width`, at most 16, with zeros behind them, several at a time.
+inline void spread_channels(const bfloat16* from, int64_t channels, int64_t width, int64_t pixels, bfloat16* to) {
+  alignas(64) uint16_t places[32] = {};
+  __mmask32 used = 0;
+  const int64_t together = 32 / width;
+  for (int64_t i = 0; i < together * width; ++i) {
+    if (i % width >= channels) continue;
+    places[i] = static_cast<uint16_t>(i / width * channels + i % width);
+    used |= __mmask32{1} << i;
+  }
+  const __m512i index = _mm512_load_si512(places);
+  for (int64_t j = 0; j < pixels; j += together) {
+    const int64_t count = std::min(together, pixels - j);
+    const __m512i values = _mm512_maskz_loadu_epi16(first_lanes(count * channels), from + j * channels);
+    _mm512_mask_storeu_epi16(
+        to + j * width, first_lanes(count * width), _mm512_maskz_permutexvar_epi16(used, index, values));
+  }
+}
+
 // Packs the tile of one image and group as [channel block][row][slot][width], where width is a block's 32 channels or,
 // of fewer channels, as many as there are. Each block has one row more, of zeros.
 inline void pack_pixels(
@@ -78,6 +97,8 @@ inline void pack_pixels(
       for (int64_t i = 0; i < stretch * pixel; i += 32) {
         copy_values(to + i, from + i, stretch * pixel - i, stretch * pixel - i);
       }
+    } else if (c.channels_last && columns.in_order && blocks.channels == pixel && width <= kTileRows && stretch > 0) {
+      spread_channels(image + (h * W + columns.source_begin) * pixel, pixel, width, stretch, row + slot_of[0] * width);
     } else if (c.channels_last) {
       const bfloat16* from = image + (h * W + columns.source_begin) * pixel;
       for (int64_t w = 0; w < stretch; ++w, from += pixel) {

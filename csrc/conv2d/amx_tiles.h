@@ -17,16 +17,17 @@ constexpr int64_t kTileBlock = 32;                         // rows and columns o
 constexpr int64_t kPanelValues = kTileDepth * kTileBlock;  // two right tiles
 
 // The tile registers of this thread while it lives: 0 to 3 accumulators, 4 and 5 left operands, 6 and 7 right ones,
-// where left operands and accumulators have `rows` rows.
+// where left operands and accumulators have `rows` rows and products the depth `depth`, an even number.
 class TileRegisters {
  public:
-  explicit TileRegisters(int64_t rows) {
+  explicit TileRegisters(int64_t rows, int64_t depth = kTileDepth) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {};
     } config;
-    for (int i = 0; i < 8; ++i) config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileRows);
+    for (int i = 0; i < 8; ++i) config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : depth / 2);
+    for (int i = 4; i < 6; ++i) config.row_bytes[i] = static_cast<uint16_t>(depth * sizeof(bfloat16));
     asm volatile("" ::"r"(&config) : "memory");  // the intrinsic says that it reads 8 bytes
     _tile_loadconfig(&config);
   }
