@@ -59,12 +59,14 @@ inline void spread_channels(const bfloat16* from, int64_t channels, int64_t widt
     used |= __mmask32{1} << i;
   }
   const __m512i index = _mm512_load_si512(places);
-  for (int64_t j = 0; j < pixels; j += together) {
-    const int64_t count = std::min(together, pixels - j);
-    const __m512i values = _mm512_maskz_loadu_epi16(first_lanes(count * channels), from + j * channels);
-    _mm512_mask_storeu_epi16(
-        to + j * width, first_lanes(count * width), _mm512_maskz_permutexvar_epi16(used, index, values));
-  }
+  const auto copy = [&](int64_t j, __mmask32 loaded, __mmask32 stored) CONVOPS_INLINE_LAMBDA {
+    const __m512i values = _mm512_maskz_loadu_epi16(loaded, from + j * channels);
+    _mm512_mask_storeu_epi16(to + j * width, stored, _mm512_maskz_permutexvar_epi16(used, index, values));
+  };
+  const __mmask32 loaded = first_lanes(together * channels), stored = first_lanes(together * width);
+  int64_t j = 0;
+  for (; j + together <= pixels; j += together) copy(j, loaded, stored);
+  if (j < pixels) copy(j, first_lanes((pixels - j) * channels), first_lanes((pixels - j) * width));
 }
 
 // Packs the tile of one image and group as [channel block][row][slot][width], where width is a block's 32 channels or,

@@ -335,7 +335,7 @@ inline void correlate_tiles(
     }
   });
 
-  const Tiling t = choose_tiling(c, c.N * c.groups, depth * sizeof(bfloat16), kTileBlock);
+  const Tiling t = choose_tiling(c, c.N * c.groups, (window > 0 ? window : depth) * sizeof(bfloat16), kTileBlock);
   const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles;
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
   parallel_for(tiles * shares, multiplications(geometry), [&](int64_t begin, int64_t end) {
