@@ -49,8 +49,8 @@ struct TileStep {
 
 // out[i][:32] = init[:32] + sum over channel blocks b and steps of left tile (step + b * left_block) times the panel at
 // step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed. All blocks
-// of ahead_count pixels at `ahead` are fetched meanwhile, in the order of memory: tiles walk across it, which is several
-// times slower.
+// of ahead_count pixels at `ahead` are fetched meanwhile, in the order of memory: tiles walk across it, which is
+// several times slower.
 template <bool kPair, bool kWide>
 void multiply_tiles(
     const TileStep* steps, int64_t step_count, int64_t blocks, int64_t left_block, int64_t left_stride,

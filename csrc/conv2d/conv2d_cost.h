@@ -78,8 +78,8 @@ inline double planar_gemm_cost(const Conv2dProblem& problem) {
   return multiplied + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
 }
 
-// Two FMAs a cycle at 90 % of the peak, 80 % in grad_weight, whose vectors are the channels that fill them better; of few
-// targets vectors of sources instead, whose lanes are added up. Contiguous images are transposed.
+// Two FMAs a cycle at 90 % of the peak, 80 % in grad_weight, whose vectors are the channels that fill them better; of
+// few targets vectors of sources instead, whose lanes are added up. Contiguous images are transposed.
 inline double pointwise_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const bool weight = problem.pass == Conv2dPass::grad_weight;

@@ -3,8 +3,8 @@
 // neighbouring pixels of a row x 32 channels, right ones 32 channels x 16 targets.
 //
 // A channels_last image whose tiles lie in it as they are needed is read in place. Fewer than 32 channels are packed
-// together with the columns of the kernel, so that the depth of a tile is still full: where all columns fit, the tile of
-// a row of packed pixels is the windows of its targets, which overlap, else they are copied side by side.
+// together with the columns of the kernel, so that the depth of a tile is still full: where all columns fit, the tile
+// of a row of packed pixels is the windows of its targets, which overlap, else they are copied side by side.
 //
 // In grad_weight the depth of a tile is 32 pixels of whole rows one after another, so that a row tap is an offset; each
 // column tap has a copy of the image of its own.
@@ -387,7 +387,8 @@ inline void correlate_tiles(
           const auto& [at, row, column, length] = plan.stretches[s];
           const int64_t pixel = row * W + w0 + column;
           // Where the next pixels go is fetched, in the order of memory if all their channels follow.
-          const bfloat16* ahead = to + (pixel + 2 * plan.segment) * target_pixel + (pixels_outside ? (k - k_begin) * length * block : channel);
+          const bfloat16* ahead = to + (pixel + 2 * plan.segment) * target_pixel +
+                                  (pixels_outside ? (k - k_begin) * length * block : channel);
           const int64_t ahead_step = pixels_outside ? block : target_pixel;
           write_targets(
               buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane, ahead, ahead_step,
