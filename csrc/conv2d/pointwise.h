@@ -290,6 +290,7 @@ void multiply_many(
   const int64_t rows = pixels.rows, width = pixels.width, source_step = pixels.source_step * source_pixel,
                 target_step = pixels.target_step * target_pixel;
   constexpr bool widened = !std::is_same_v<scalar_t, acc_t>;
+  constexpr int64_t kValues = sizeof(acc_t) / sizeof(scalar_t);  // stored ones in the room of a computed one
   const bool copied = widened || crowds_cache<acc_t>(source_step);
   const int64_t copied_pitch = plane_pitch<acc_t>(C);
 
@@ -375,7 +376,7 @@ void multiply_many(
                 const int64_t part = call - a_calls, parts = calls - a_calls;
                 strides.ahead =
                     reinterpret_cast<const acc_t*>(to + (j + step) * target_step + part * step * target_step / parts);
-                strides.ahead_next = ceil_div(step * target_step, parts * C);
+                strides.ahead_next = ceil_div(step * target_step / kValues, parts * C);
               }
               multiply_strided_instance<scalar_t, false>(std::min(step, count - j), ceil_div(targets, lanes))(
                   tile, weights + call * panel_pitch, strides, 1, C, init.data() + (group * panels + panel) * block,
@@ -504,6 +505,7 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
   using acc_t = Compute<scalar_t>;
   constexpr int64_t lanes = kLanes<acc_t>, block = kBlock<acc_t>;
   constexpr bool widened = !std::is_same_v<scalar_t, acc_t>;
+  constexpr int64_t kValues = sizeof(acc_t) / sizeof(scalar_t);
   const Correlation c = make_correlation(g, false);
   const int64_t C = c.source_channels, K = c.target_channels;
   if (g.output_numel() == 0) {
@@ -613,7 +615,7 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
                   next / cuts * images, group, next % cuts / column_blocks * block_rows + position / columns,
                   next % column_blocks * columns + position % columns) +
               channel + (of_a ? 0 : panel0 * block));
-          strides.ahead_next = ceil_div(values, (of_a ? a_calls : b_calls) * count * block_lines);
+          strides.ahead_next = ceil_div(values / kValues, (of_a ? a_calls : b_calls) * count * block_lines);
           strides.ahead_row = strides.ahead_next * count;
         };
         for (int64_t tile = 0; tile < tiles; ++tile) {
