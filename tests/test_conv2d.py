@@ -128,6 +128,11 @@ CASES = [
     Case((1, 64, 5, 7), (96, 64, 1, 1), stride=(1, 3)),
     Case((2, 1024, 3, 5), (7, 1024, 1, 1), stride=2),
     Case((20, 5, 7, 7), (64, 5, 1, 1)),
+    # Few targets, few pixels of many channels, and weights beyond a cache.
+    Case((3, 70, 4, 9), (2, 70, 1, 1)),
+    Case((2, 130, 5, 7), (2, 65, 1, 1), stride=(1, 2), groups=2),
+    Case((1, 200, 5, 7), (330, 200, 1, 1)),
+    Case((2, 1024, 6, 6), (160, 1024, 1, 1)),
     Case((2, 12, 8, 9), (18, 4, 1, 1), stride=(2, 1), groups=3),
     Case((2, 17, 7, 70), (3, 17, 3, 3), padding=1),
     Case((2, 17, 9, 70), (1, 17, 5, 3), stride=2, padding=2),
@@ -399,23 +404,35 @@ def test_zero_channels(device: str) -> None:
 
 @pytest.mark.parametrize(
     "input_size, weight_size, groups",
-    [((2, 3, 9, 9), (4, 3, 3, 3), 1), ((2, 17, 9, 9), (17, 1, 3, 5), 17), ((2, 3, 9, 37), (6, 1, 3, 4), 3)],
-    ids=["dense", "depthwise", "wide depthwise"],
+    [
+        ((2, 3, 9, 9), (4, 3, 3, 3), 1),
+        ((2, 64, 9, 9), (1, 64, 1, 1), 1),
+        ((2, 17, 9, 9), (17, 1, 3, 5), 17),
+        ((2, 3, 9, 37), (6, 1, 3, 4), 3),
+    ],
+    ids=["dense", "pointwise", "depthwise", "wide depthwise"],
 )
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nan_and_inf_reach_exactly_what_reads_them(
-    device: str, input_size: tuple[int, ...], weight_size: tuple[int, ...], groups: int, layout: str
+    device: str,
+    input_size: tuple[int, ...],
+    weight_size: tuple[int, ...],
+    groups: int,
+    dtype: torch.dtype,
+    layout: str,
 ) -> None:
-    x, w = random(*input_size), random(*weight_size)
+    x, w = random(*input_size).to(dtype), random(*weight_size).to(dtype)
     x[0, 1, 2, 3], x[1, 2, 8, -1] = float("nan"), float("inf")
     w64 = w.double().requires_grad_()
-    expected = F.conv2d(x.double(), w64, padding=1, groups=groups)
-    y = conv2d(in_layout(x, layout).to(device), w.to(device), padding=1, groups=groups).cpu()
+    pad = int(weight_size[-1] > 1)
+    expected = F.conv2d(x.double(), w64, padding=pad, groups=groups)
+    y = conv2d(in_layout(x, layout).to(device), w.to(device), padding=pad, groups=groups).cpu()
     assert torch.equal(y.isnan(), expected.isnan())
     assert torch.equal(y.isinf(), expected.isinf())
-    dy = random(*expected.shape)
+    dy = random(*expected.shape).to(dtype)
     (dw64,) = torch.autograd.grad(expected, w64, dy.double())
-    window = ([1, 1], [1, 1, 1, 1], [1, 1], groups)
+    window = ([1, 1], [pad] * 4, [1, 1], groups)
     dy, x = (in_layout(tensor, layout).to(device) for tensor in (dy, x))
     dw = ops.conv2d_grad_weight(dy, x, weight_size[-2:], *window).cpu()
     assert torch.equal(dw.isfinite(), dw64.isfinite())
@@ -425,6 +442,8 @@ LARGE = [
     Case((2, 64, 28, 28), (64, 64, 3, 3), padding=1),
     Case((2, 3, 96, 96), (64, 3, 7, 7), stride=2, padding=3),
     Case((2, 256, 14, 14), (64, 256, 1, 1)),
+    Case((4, 64, 28, 28), (1, 64, 1, 1)),
+    Case((8, 64, 24, 24), (160, 64, 1, 1), stride=2),
     Case((2, 64, 28, 28), (64, 1, 7, 7), padding=3, groups=64),
     Case((2, 64, 28, 28), (128, 4, 3, 3), padding=1, stride=2, groups=16),
     Case((2, 64, 28, 28), (64, 64, 3, 3), padding=1, padding_mode="circular"),

@@ -48,6 +48,27 @@ CONVOPS_INLINE void gather_channels(
   }
 }
 
+// Copies pixels of `channels` values as pixels of `width`, at most 16, with zeros behind them, several at a time.
+inline void spread_channels(const bfloat16* from, int64_t channels, int64_t width, int64_t pixels, bfloat16* to) {
+  alignas(64) uint16_t places[32] = {};
+  __mmask32 used = 0;
+  const int64_t together = 32 / width;
+  for (int64_t i = 0; i < together * width; ++i) {
+    if (i % width >= channels) continue;
+    places[i] = static_cast<uint16_t>(i / width * channels + i % width);
+    used |= __mmask32{1} << i;
+  }
+  const __m512i index = _mm512_load_si512(places);
+  const auto copy = [&](int64_t j, __mmask32 loaded, __mmask32 stored) CONVOPS_INLINE_LAMBDA {
+    const __m512i values = _mm512_maskz_loadu_epi16(loaded, from + j * channels);
+    _mm512_mask_storeu_epi16(to + j * width, stored, _mm512_maskz_permutexvar_epi16(used, index, values));
+  };
+  const __mmask32 loaded = first_lanes(together * channels), stored = first_lanes(together * width);
+  int64_t j = 0;
+  for (; j + together <= pixels; j += together) copy(j, loaded, stored);
+  if (j < pixels) copy(j, first_lanes((pixels - j) * channels), first_lanes((pixels - j) * width));
+}
+
 // Packs the tile of one image and group as [channel block][row][slot][width], where width is a block's 32 channels or,
 // of fewer channels, as many as there are. Each block has one row more, of zeros.
 inline void pack_pixels(
@@ -78,6 +99,8 @@ inline void pack_pixels(
       for (int64_t i = 0; i < stretch * pixel; i += 32) {
         copy_values(to + i, from + i, stretch * pixel - i, stretch * pixel - i);
       }
+    } else if (c.channels_last && columns.in_order && blocks.channels == pixel && width <= kTileRows && stretch > 0) {
+      spread_channels(image + (h * W + columns.source_begin) * pixel, pixel, width, stretch, row + slot_of[0] * width);
     } else if (c.channels_last) {
       const bfloat16* from = image + (h * W + columns.source_begin) * pixel;
       for (int64_t w = 0; w < stretch; ++w, from += pixel) {
@@ -150,12 +173,13 @@ inline void pair_rows(const float* rows, int64_t count, bfloat16* panel) {
 // Rounds and writes `pixels` neighbouring targets, [pixel][32 channels] in the buffer, of which `channels` count.
 inline void write_targets(
     const float* buffer, int64_t pixels, int64_t channels, bool channels_last, int64_t pixel, int64_t plane,
-    bfloat16* to) {
+    const bfloat16* ahead, int64_t ahead_step, bfloat16* to) {
   const auto round = [](const float* low, const float* high) CONVOPS_INLINE_LAMBDA {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
   };
   if (channels_last) {
     for (int64_t w = 0; w < pixels; ++w, buffer += kTileBlock, to += pixel) {
+      __builtin_prefetch(ahead + w * ahead_step, 1);
       _mm512_mask_storeu_epi16(to, first_lanes(channels), round(buffer, buffer + kTileRows));
     }
     return;

@@ -17,16 +17,17 @@ constexpr int64_t kTileBlock = 32;                         // rows and columns o
 constexpr int64_t kPanelValues = kTileDepth * kTileBlock;  // two right tiles
 
 // The tile registers of this thread while it lives: 0 to 3 accumulators, 4 and 5 left operands, 6 and 7 right ones,
-// where left operands and accumulators have `rows` rows.
+// where left operands and accumulators have `rows` rows and products the depth `depth`, an even number.
 class TileRegisters {
  public:
-  explicit TileRegisters(int64_t rows) {
+  explicit TileRegisters(int64_t rows, int64_t depth = kTileDepth) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {};
     } config;
-    for (int i = 0; i < 8; ++i) config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileRows);
+    for (int i = 0; i < 8; ++i) config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : depth / 2);
+    for (int i = 4; i < 6; ++i) config.row_bytes[i] = static_cast<uint16_t>(depth * sizeof(bfloat16));
     asm volatile("" ::"r"(&config) : "memory");  // the intrinsic says that it reads 8 bytes
     _tile_loadconfig(&config);
   }
@@ -47,12 +48,14 @@ struct TileStep {
 };
 
 // out[i][:32] = init[:32] + sum over channel blocks b and steps of left tile (step + b * left_block) times the panel at
-// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed.
+// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed. All blocks
+// of ahead_count pixels at `ahead` are fetched meanwhile, in the order of memory: tiles walk across it, which is
+// several times slower.
 template <bool kPair, bool kWide>
 void multiply_tiles(
     const TileStep* steps, int64_t step_count, int64_t blocks, int64_t left_block, int64_t left_stride,
     const bfloat16* panels, int64_t panel_block, const float* init, float* out_first, float* out_second,
-    int64_t out_stride) {
+    int64_t out_stride, const bfloat16* ahead, int64_t ahead_count) {
   finish_stores();
   _tile_loadd(0, init, 0);
   if constexpr (kWide) _tile_loadd(1, init + kTileRows, 0);
@@ -60,6 +63,9 @@ void multiply_tiles(
   if constexpr (kPair && kWide) _tile_loadd(3, init + kTileRows, 0);
   const int64_t left_bytes = left_stride * static_cast<int64_t>(sizeof(bfloat16));
   for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t i = b * ahead_count / blocks; i < (b + 1) * ahead_count / blocks; ++i) {
+      for (int64_t j = 0; j < blocks; ++j) __builtin_prefetch(ahead + i * left_stride + j * kTileDepth);
+    }
     for (const TileStep* step = steps; step < steps + step_count; ++step) {
       const bfloat16* panel = panels + b * panel_block + step->panel;
       _tile_loadd(6, panel, 64);

@@ -3,7 +3,8 @@
 // neighbouring pixels of a row x 32 channels, right ones 32 channels x 16 targets.
 //
 // A channels_last image whose tiles lie in it as they are needed is read in place. Fewer than 32 channels are packed
-// together with the columns of the kernel, so that the depth of a tile is still full.
+// together with the columns of the kernel, so that the depth of a tile is still full: where all columns fit, the tile
+// of a row of packed pixels is the windows of its targets, which overlap, else they are copied side by side.
 //
 // In grad_weight the depth of a tile is 32 pixels of whole rows one after another, so that a row tap is an offset; each
 // column tap has a copy of the image of its own.
@@ -42,6 +43,16 @@ inline bool joins_columns(const Correlation& c) {
 // Channels of the sum in whole tiles: what a panel has for each row tap and, unless joined, column tap.
 inline int64_t tile_depth(const Correlation& c) {
   return round_up(c.source_channels * (joins_columns(c) ? c.w.kernel : 1), kTileDepth);
+}
+
+// Channels of a packed pixel where the columns of a kernel that a target reads lie side by side: of an even number of
+// values, as tiles have. 0 where they do not lie so, or are more than the depth of a tile.
+inline int64_t window_channels(const Correlation& c) {
+  const auto& taps = c.w.phases[0];
+  const int64_t width = taps.size() % 2 == 0 ? c.source_channels : round_up(c.source_channels, 2);
+  bool contiguous = joins_columns(c) && width * static_cast<int64_t>(taps.size()) <= kTileDepth;
+  for (size_t i = 1; i < taps.size(); ++i) contiguous &= taps[i].offset == taps[i - 1].offset + 1;
+  return contiguous ? width : 0;
 }
 
 // Copies slots [width] so that the columns that target j reads lie side by side at to[j * depth], and zeros behind
@@ -84,6 +95,7 @@ class LeftTiles {
     in_place_ = c.channels_last && !joined && c.source_channels % kTileDepth == 0 && columns.outside.empty();
     if (in_place_) {
       stride = c.w.source_step * pixel;
+      reads_once = column_taps == 1 && tap_count(c.h) == 1;
       row_ = c.w.source * pixel;
       block = kTileDepth;
       blocks = depth / kTileDepth;
@@ -102,7 +114,14 @@ class LeftTiles {
     packed_.emplace(channels.count * packed_rows * packed_row);
     pack_pixels(image, c, channels, rows_, columns, packed_->data());
     left_ = packed_->data();
-    if (joined) {
+    if (window_channels(c) > 0) {
+      stride = packed_step * channels.width;
+      row_ = packed_row;
+      block = 0;
+      blocks = 1;
+      row_panel = kPanelValues;
+      taps[0].push_back({columns.runs[0][0].slot * channels.width, 0});
+    } else if (joined) {
       stride = depth;
       row_ = count * depth;
       block = 0;
@@ -143,6 +162,7 @@ class LeftTiles {
   }
 
   int64_t stride, block, blocks;  // from target to target, from channel block to channel block, and their number
+  bool reads_once = false;        // targets read pixels of the image that no others do
   int64_t row_panel;              // size of a row tap's panel of one block
   std::vector<std::vector<ColumnTap>> taps;  // by column phase
 
@@ -282,14 +302,15 @@ inline void correlate_tiles(
   order_taps(packed_axis);
   c.w.phases = packed_axis.phases;
   const int64_t depth = tile_depth(c), row_taps = tap_count(c.h);
-  const ChannelBlocks channels(c.source_channels, joined ? c.source_channels : kTileDepth);
+  const int64_t window = window_channels(c), pixel_channels = window > 0 ? window : c.source_channels;
+  const ChannelBlocks channels(c.source_channels, joined ? pixel_channels : kTileDepth);
   PanelLayout<float> layout(c, channels);
   if (joined) {
     layout.size = row_taps * depth * block;
     for (const auto& row_phase : c.h.phases) {
       for (const AxisTap& r : row_phase) {
         for (const AxisTap& s : c.w.phases[0]) {
-          layout.of_tap[r.tap * c.w.kernel + s.tap] = (r.order * depth + s.order * c.source_channels) * block;
+          layout.of_tap[r.tap * c.w.kernel + s.tap] = (r.order * depth + s.order * pixel_channels) * block;
         }
       }
     }
@@ -315,7 +336,7 @@ inline void correlate_tiles(
     }
   });
 
-  const Tiling t = choose_tiling(c, c.N * c.groups, depth * sizeof(bfloat16), kTileBlock);
+  const Tiling t = choose_tiling(c, c.N * c.groups, (window > 0 ? window : depth) * sizeof(bfloat16), kTileBlock);
   const int64_t tiles = c.N * c.groups * t.row_tiles * t.column_tiles;
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
   parallel_for(tiles * shares, multiplications(geometry), [&](int64_t begin, int64_t end) {
@@ -333,13 +354,23 @@ inline void correlate_tiles(
           c, packed_axis, channels, i0, row_count, j0, count);
       const TilePlan plan(c, left, i0, row_count, width, count);
       const Scratch<float> buffer(plan.buffer_size);
-      const TileRegisters registers(plan.segment);
+      const TileRegisters registers(plan.segment, window > 0 ? window * tap_count(c.w) : kTileDepth);
       constexpr decltype(&multiply_tiles<true, true>) multiply[2][2] = {
           {multiply_tiles<false, false>, multiply_tiles<false, true>},
           {multiply_tiles<true, false>, multiply_tiles<true, true>}};
+      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
+      // All channels of a pixel are written together where the weights of all fit in the L1 cache, or in the L2 cache
+      // if the pixels that a tile reads do not come again.
+      const int64_t panel_bytes = left.reads_once ? 512 << 10 : 32 << 10;
+      const bool pixels_outside = (k_end - k_begin) * layout.size * int64_t{sizeof(bfloat16)} <= panel_bytes;
       const auto compute = [&](int64_t k, size_t g) {
         const TilePlan::Group none{0, 0}, &before = g == 0 ? none : plan.groups[g - 1], &last = plan.groups[g];
         const int64_t panel = group * target_blocks + k, targets = c.target_channels - k * block;
+        // The pixels of the next pair but one are fetched by all blocks of targets that read this one now.
+        const int64_t order = k - k_begin, parts = pixels_outside ? k_end - k_begin : 1;
+        const bool fetches = left.reads_once && order < parts;
+        const int64_t first_ahead = fetches ? order * 2 * plan.segment / parts : 0,
+                      ahead_count = fetches ? (order + 1) * 2 * plan.segment / parts - first_ahead : 0;
         for (int64_t p = before.pairs_end; p < last.pairs_end; ++p) {
           const TilePlan::Pair& pair = plan.pairs[p];
           const int64_t steps_begin = p == 0 ? 0 : plan.pairs[p - 1].steps_end;
@@ -347,22 +378,25 @@ inline void correlate_tiles(
               plan.steps.data() + steps_begin, pair.steps_end - steps_begin, left.blocks, left.block, left.stride,
               panels.data() + panel * layout.size, row_taps * left.row_panel, init.data() + panel * block,
               buffer.data() + pair.first_out, buffer.data() + std::max<int64_t>(pair.second_out, 0),
-              c.w.target_step * block);
+              c.w.target_step * block,
+              fetches ? plan.steps[steps_begin].first + (4 * plan.segment + first_ahead) * left.stride : nullptr,
+              ahead_count);
         }
         const int64_t channel = group * c.target_channels + k * block;
         bfloat16* const to = target + n * target_pixel * target_plane;
         for (int64_t s = before.stretches_end; s < last.stretches_end; ++s) {
           const auto& [at, row, column, length] = plan.stretches[s];
           const int64_t pixel = row * W + w0 + column;
+          // Where the next pixels go is fetched, in the order of memory if all their channels follow.
+          const bfloat16* ahead = to + (pixel + 2 * plan.segment) * target_pixel +
+                                  (pixels_outside ? (k - k_begin) * length * block : channel);
+          const int64_t ahead_step = pixels_outside ? block : target_pixel;
           write_targets(
-              buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane,
+              buffer.data() + at, length, targets, c.channels_last, target_pixel, target_plane, ahead, ahead_step,
               to + (c.channels_last ? pixel * target_pixel + channel : channel * target_plane + pixel));
         }
       };
-      const int64_t k_begin = share * target_blocks / shares, k_end = (share + 1) * target_blocks / shares;
-      // All channels of a pixel are written together where the weights of all fit in the L1 cache.
-      constexpr int64_t kPanelBytes = 32 << 10;
-      if ((k_end - k_begin) * layout.size * static_cast<int64_t>(sizeof(bfloat16)) <= kPanelBytes) {
+      if (pixels_outside) {
         for (size_t g = 0; g < plan.groups.size(); ++g) {
           for (int64_t k = k_begin; k < k_end; ++k) compute(k, g);
         }

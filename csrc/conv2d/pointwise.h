@@ -1,6 +1,8 @@
 // Pointwise (1x1, unpadded) convolution: a matrix product that reads the image in place. A channels_last image is a
 // matrix [pixel][channel] whose rows a tile of kMaxScalars pixels walks along; with a stride only the pixels used are
-// read. 2 N P Q C K FLOPs over N H W C + N P Q K elements: from about 64 channels on both sides the FMA units bind.
+// read. 2 N P Q C K FLOPs over N H W C + N P Q K elements: from about 64 channels on both sides the FMA units bind, if
+// the image and where the outputs go are fetched meanwhile. Reached with 64 and 256 channels on one core whose FMA
+// units do 205 GF/s: 170 in forward and grad_input, 160 in grad_weight; matrix products of MKL of that size: 95 to 150.
 //
 // forward and grad_input of contiguous images are planar_gemm.h's, which reads and writes planes without transposing
 // either; grad_weight here is the product of planes with the transposed planes of the side with fewer channels.
@@ -13,20 +15,23 @@ namespace convops {
 namespace CONVOPS_ISA {
 
 // Of both operands: the distance between neighbours within a tile (of b 1), along the sum, and between rows of the sum.
-// Beside the sum, what comes next is asked for: from `ahead` elements behind the first of a on, ahead_next apart.
-// Strides defeat the prefetchers of the hardware, and a few hundred bytes from memory take as long as a tile of FMAs.
+// Beside the sum, what comes next is asked for, along distances of its own: a few hundred bytes from memory take as
+// long as a tile of FMAs, and the prefetchers of the hardware follow neither strides nor what is not read yet.
+// Passed by reference: a copy is stored in pieces and loaded as a whole, for which outputs in flight have to wait.
+template <typename T>
 struct SumStrides {
   int64_t a_tile, a_next, a_row;
   int64_t b_next, b_row;
-  int64_t ahead, ahead_next;
+  const T* ahead;
+  int64_t ahead_next, ahead_row;
 };
 
 // out[j][0 : count] = (kAccumulate ? out[j][...] : init[...]) + sum over rows and i < length of
 // a[row * a_row + i * a_next + j * a_tile] * b[row * b_row + i * b_next + ...].
 template <typename scalar_t, int kScalars, int kVectors, bool kAccumulate>
 void multiply_strided(
-    const Compute<scalar_t>* a, const Compute<scalar_t>* b, SumStrides strides, int64_t rows, int64_t length,
-    const Compute<scalar_t>* init, int64_t count, scalar_t* out, int64_t out_step) {
+    const Compute<scalar_t>* a, const Compute<scalar_t>* b, const SumStrides<Compute<scalar_t>>& strides, int64_t rows,
+    int64_t length, const Compute<scalar_t>* init, int64_t count, scalar_t* out, int64_t out_step) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   Vector<acc_t> sum[kScalars][kVectors];
@@ -42,7 +47,7 @@ void multiply_strided(
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) at[i] = a + row * strides.a_row + 4 * i * step;
     const acc_t* w = b + row * strides.b_row;
-    const acc_t* ahead = a + row * strides.a_row + strides.ahead;
+    const acc_t* ahead = strides.ahead + row * strides.ahead_row;
     for (int64_t i = 0; i < length; ++i) {
       __builtin_prefetch(ahead, 0, kAccumulate ? 2 : 3);
       ahead += strides.ahead_next;
@@ -66,7 +71,7 @@ void multiply_strided(
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       scalar_t* to = out + j * out_step + v * lanes;
-      if constexpr (kAccumulate) sum[j][v] += load(to);
+      if constexpr (kAccumulate) sum[j][v] += load_partial(to, count - v * lanes);
       store_partial(to, sum[j][v], count - v * lanes);
     }
   }
@@ -74,8 +79,8 @@ void multiply_strided(
 
 template <typename scalar_t>
 using MultiplyStrided = void (*)(
-    const Compute<scalar_t>*, const Compute<scalar_t>*, SumStrides, int64_t, int64_t, const Compute<scalar_t>*, int64_t,
-    scalar_t*, int64_t);
+    const Compute<scalar_t>*, const Compute<scalar_t>*, const SumStrides<Compute<scalar_t>>&, int64_t, int64_t,
+    const Compute<scalar_t>*, int64_t, scalar_t*, int64_t);
 
 template <typename scalar_t, bool kAccumulate>
 MultiplyStrided<scalar_t> multiply_strided_instance(int64_t scalars, int64_t vectors) {
@@ -104,66 +109,188 @@ void copy_row(const scalar_t* from, int64_t count, Compute<scalar_t>* to) {
   for (int64_t i = 0; i < count; i += lanes) store_partial(to + i, load_partial(from + i, count - i), count - i);
 }
 
-// Packs a matrix as rows of `pitch`: to[i * pitch + k] = from[i * row_step + k * column_step], zero beyond the columns.
-// One of the steps is 1.
+// A tile of scalars in whole vectors.
+template <typename T>
+constexpr int64_t kTilePitch = (kMaxScalars + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+
+// Copies at most kMaxScalars neighbouring channels of `count` pixels as rows of kTilePitch.
 template <typename scalar_t>
-void pack_matrix(
-    const scalar_t* from, int64_t row_step, int64_t column_step, int64_t rows, int64_t columns, int64_t pitch,
-    Compute<scalar_t>* to) {
+void copy_tile(const scalar_t* from, int64_t pixel_step, int64_t count, int64_t channels, Compute<scalar_t>* to) {
   using acc_t = Compute<scalar_t>;
-  constexpr int64_t lanes = kLanes<acc_t>;
-  for (int64_t k = 0; k < pitch; k += lanes) {
-    const int64_t width = std::clamp<int64_t>(columns - k, 0, lanes);
-    if (width == 0 || column_step == 1) {
-      for (int64_t i = 0; i < rows; ++i) {
-        store(to + i * pitch + k, width == 0 ? Vector<acc_t>{} : load_partial(from + i * row_step + k, width));
-      }
-    } else {
-      for (int64_t i = 0; i < rows; i += lanes) {
-        transpose_tile(
-            from + k * column_step + i, column_step, width, std::min(lanes, rows - i),
-            [&](int64_t j, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA { store(to + (i + j) * pitch + k, values); });
-      }
+  constexpr int64_t lanes = kLanes<acc_t>, pitch = kTilePitch<acc_t>;
+  for (int64_t j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < pitch; i += lanes) {
+      store(to + j * pitch + i, load_partial(from + j * pixel_step + i, channels - i));
     }
   }
 }
 
-// forward and grad_input of channels_last images.
+// Packs a matrix as panels of kBlock columns: row i of column k goes to place i * kBlock + k % kBlock of panel
+// k / kBlock, zeros beyond the columns. One of the steps is 1.
 template <typename scalar_t>
-void multiply_pixels(
-    const Conv2dGeometry& g, bool transposed, const scalar_t* source, const scalar_t* weight, const scalar_t* bias,
-    scalar_t* target) {
+void pack_matrix(
+    const scalar_t* from, int64_t row_step, int64_t column_step, int64_t rows, int64_t columns, int64_t panel_pitch,
+    Compute<scalar_t>* to) {
   using acc_t = Compute<scalar_t>;
   constexpr int64_t lanes = kLanes<acc_t>, block = kBlock<acc_t>;
-  const Correlation c = make_correlation(g, transposed);
-  const int64_t C = c.source_channels, K = c.target_channels, panels = ceil_div(K, block);
-  const int64_t source_pixel = c.groups * C, target_pixel = c.groups * K;
+  const auto place = [&](int64_t k) { return to + k / block * panel_pitch + k % block; };
+  const int64_t padded = ceil_div(columns, block) * block;
+  if (column_step == 1) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t k = 0; k < padded; k += lanes) {
+        store(place(k) + i * block, load_partial(from + i * row_step + k, columns - k));
+      }
+    }
+    return;
+  }
+  for (int64_t k = 0; k < padded; k += lanes) {
+    const int64_t width = std::clamp<int64_t>(columns - k, 0, lanes);
+    acc_t* at = place(k);
+    if (width == 0) {
+      for (int64_t i = 0; i < rows; ++i) store(at + i * block, Vector<acc_t>{});
+      continue;
+    }
+    for (int64_t i = 0; i < rows; i += lanes) {
+      transpose_tile(
+          from + k * column_step + i, column_step, width, std::min(lanes, rows - i),
+          [&](int64_t j, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA { store(at + (i + j) * block, values); });
+    }
+  }
+}
 
-  // [group][panel][channel][kBlock targets]
-  const Scratch<acc_t> packed_weight(c.groups * panels * C * block), init(c.groups * panels * block);
-  parallel_for(c.groups * panels, c.groups * K * C, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / panels, first = i % panels * block, count = std::min(block, K - first);
-      pack_matrix(
-          weight + group * c.weight_group + first * c.weight_target, c.weight_source, c.weight_target, C, count, block,
-          packed_weight.data() + i * C * block);
-      for (int64_t k = 0; k < block; ++k) {
-        init[i * block + k] = bias != nullptr && k < count ? widen(bias[group * K + first + k]) : acc_t(0);
+// The positions of the smaller image of forward or grad_input in rows of neighbours: all of them where there is no
+// stride. What the passes read and write there, in pixels.
+struct PixelRows {
+  PixelRows(const Conv2dGeometry& g, bool transposed)
+      : h(g.h),
+        input_width(g.w.input),
+        dense(g.h.stride == 1 && g.w.stride == 1),
+        transposed(transposed),
+        rows(dense ? 1 : g.N * g.h.output),
+        width(dense ? g.N * g.h.output * g.w.output : g.w.output),
+        source_step(transposed ? 1 : position_step(g.w)),
+        target_step(transposed ? position_step(g.w) : 1) {}
+
+  int64_t source(int64_t row) const { return first_pixel(row, !transposed); }
+  int64_t target(int64_t row) const { return first_pixel(row, transposed); }
+
+  Axis h;
+  int64_t input_width;
+  bool dense, transposed;
+  int64_t rows, width;
+  int64_t source_step, target_step;  // between neighbours of a row
+
+ private:
+  int64_t first_pixel(int64_t row, bool input) const {
+    if (dense) return 0;
+    return input ? (row / h.output * h.input + row % h.output * position_step(h)) * input_width : row * width;
+  }
+};
+
+// Few target channels would leave most lanes of their vectors idle; vectors of source channels do not: C / kLanes FMAs
+// a pixel and target and about 5 cycles to add up the lanes, against a broadcast for each channel, two a cycle. An
+// image of one target is then read at the speed of memory.
+template <typename T>
+bool has_few_targets(int64_t sources, int64_t targets) {
+  return targets * (ceil_div(sources, kLanes<T>) + 5) < sources / 2;
+}
+
+// out[j * out_step] = init + sum over channels of a[j * step + channel] * w[channel], for up to kLanes pixels. w is
+// padded with zeros.
+template <typename scalar_t>
+void dot_pixels(
+    const scalar_t* a, int64_t step, int64_t count, const Compute<scalar_t>* w, int64_t channels,
+    Compute<scalar_t> init, scalar_t* out, int64_t out_step) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int lanes = kLanes<acc_t>;
+  Vector<acc_t> sum[lanes] = {};
+  const auto add = [&](int j, const scalar_t* from, Vector<acc_t> values, Vector<acc_t> weights) CONVOPS_INLINE_LAMBDA {
+    prefetch_ahead(from);
+    sum[j] += values * weights;
+  };
+  int64_t i = 0;
+  if (count == lanes) {
+    for (; i + lanes <= channels; i += lanes) {
+      const Vector<acc_t> weights = load(w + i);
+#pragma GCC unroll 16
+      for (int j = 0; j < lanes; ++j) add(j, a + j * step + i, load(a + j * step + i), weights);
+    }
+  }
+  for (; i < channels; i += lanes) {
+    const Vector<acc_t> weights = load(w + i);
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      const scalar_t* from = a + std::min<int64_t>(j, count - 1) * step + i;
+      add(j, from, load_partial(from, channels - i), weights);
+    }
+  }
+  transpose<acc_t>(sum);
+  Vector<acc_t> total = broadcast(init);
+#pragma GCC unroll 16
+  for (int j = 0; j < lanes; ++j) total += sum[j];
+  if (out_step == 1) return store_partial(out, total, count);
+  for (int64_t j = 0; j < count; ++j) out[j * out_step] = narrow<scalar_t>(total[j]);
+}
+
+// forward and grad_input of channels_last images with few target channels.
+template <typename scalar_t>
+void multiply_few(
+    const Conv2dGeometry& g, const Correlation& c, const PixelRows& pixels, const scalar_t* source,
+    const scalar_t* weight, const scalar_t* bias, scalar_t* target) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t lanes = kLanes<acc_t>;
+  const int64_t C = c.source_channels, K = c.target_channels;
+  const int64_t source_pixel = c.groups * C, target_pixel = c.groups * K;
+  const int64_t pitch = ceil_div(C, lanes) * lanes;
+  const Scratch<acc_t> weights(target_pixel * pitch);
+  for (int64_t k = 0; k < target_pixel; ++k) {
+    const scalar_t* from = weight + k / K * c.weight_group + k % K * c.weight_target;
+    for (int64_t i = 0; i < pitch; ++i) weights[k * pitch + i] = i < C ? widen(from[i * c.weight_source]) : acc_t(0);
+  }
+  const int64_t tiles = ceil_div(pixels.width, lanes);
+  parallel_for(pixels.rows * tiles, multiplications(g), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / tiles, j = task % tiles * lanes;
+      const scalar_t* from = source + (pixels.source(row) + j * pixels.source_step) * source_pixel;
+      scalar_t* to = target + (pixels.target(row) + j * pixels.target_step) * target_pixel;
+      for (int64_t k = 0; k < target_pixel; ++k) {
+        dot_pixels(
+            from + k / K * C, pixels.source_step * source_pixel, std::min(lanes, pixels.width - j),
+            weights.data() + k * pitch, C, bias != nullptr ? widen(bias[k]) : acc_t(0), to + k,
+            pixels.target_step * target_pixel);
       }
     }
   });
+}
 
-  // Positions of the smaller image in rows of neighbours: all of them where there is no stride.
-  const Axis &h = g.h, &w = g.w;
-  const bool dense = h.stride == 1 && w.stride == 1;
-  const int64_t rows = dense ? 1 : g.N * h.output, width = dense ? g.N * h.output * w.output : w.output;
-  const int64_t source_step = (transposed ? 1 : position_step(w)) * source_pixel,
-                target_step = (transposed ? position_step(w) : 1) * target_pixel;
-  const auto pixel_of = [&](int64_t row, bool strided) {
-    if (dense) return int64_t(0);
-    return strided ? (row / h.output * h.input + row % h.output * position_step(h)) * w.input : row * w.output;
+// forward and grad_input of channels_last images with target channels for vectors.
+template <typename scalar_t>
+void multiply_many(
+    const Conv2dGeometry& g, const Correlation& c, const PixelRows& pixels, const scalar_t* source,
+    const scalar_t* weight, const scalar_t* bias, scalar_t* target) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t lanes = kLanes<acc_t>, block = kBlock<acc_t>;
+  const int64_t C = c.source_channels, K = c.target_channels, panels = ceil_div(K, block);
+  const int64_t source_pixel = c.groups * C, target_pixel = c.groups * K;
+
+  // Panels [channel][kBlock targets]; their distance is not a multiple of a page.
+  const int64_t panel_pitch = (C + 1) * block;
+  const auto pack_panels = [&](int64_t group, int64_t panel, int64_t count, acc_t* to) {
+    pack_matrix(
+        weight + group * c.weight_group + panel * block * c.weight_target, c.weight_source, c.weight_target, C,
+        std::min(count * block, K - panel * block), panel_pitch, to);
   };
+  const Scratch<acc_t> init(c.groups * panels * block);
+  for (int64_t i = 0; i < c.groups * panels * block; ++i) {
+    const int64_t k = i % (panels * block);
+    init[i] = bias != nullptr && k < K ? widen(bias[i / (panels * block) * K + k]) : acc_t(0);
+  }
+
+  const int64_t rows = pixels.rows, width = pixels.width, source_step = pixels.source_step * source_pixel,
+                target_step = pixels.target_step * target_pixel;
   constexpr bool widened = !std::is_same_v<scalar_t, acc_t>;
+  constexpr int64_t kValues = sizeof(acc_t) / sizeof(scalar_t);  // stored ones in the room of a computed one
   const bool copied = widened || crowds_cache<acc_t>(source_step);
   const int64_t copied_pitch = plane_pitch<acc_t>(C);
 
@@ -176,30 +303,59 @@ void multiply_pixels(
   int64_t block_width = std::min(width, most_pixels);
   if (rows == 1) block_width = std::min(block_width, std::max<int64_t>(2 * kMaxScalars, ceil_div(width, wanted)));
   if (block_width < width) block_width = block_width / kMaxScalars * kMaxScalars;
+  // Few pixels: tasks share out the panels alone, and each packs its own.
+  const bool few = rows * width <= 4 * kMaxScalars && panels * c.groups >= 2 * thread_count();
+  if (few) {
+    block_rows = rows;
+    block_width = width;
+  }
   const int64_t row_blocks = ceil_div(rows, block_rows), column_blocks = ceil_div(width, block_width);
   const int64_t blocks = row_blocks * column_blocks * c.groups;
+  const bool packed_once = row_blocks * column_blocks == 1;
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), blocks), 1, panels);
+  // A tile of pixels is multiplied by as many panels as the L2 cache holds, so that its outputs follow each other.
+  constexpr int64_t kChunkBytes = 512 << 10;
+  const int64_t chunk = std::clamp<int64_t>(kChunkBytes / (C * block * static_cast<int64_t>(sizeof(acc_t))), 1, panels);
+  const Scratch<acc_t> packed(packed_once ? 0 : c.groups * panels * panel_pitch);
+  if (!packed_once) {
+    // Of several panels at a time, to read longer stretches of the rows of grad_input's weight.
+    const int64_t together = std::clamp<int64_t>(panels / (2 * thread_count()), 1, 8),
+                  parts = ceil_div(panels, together);
+    parallel_for(c.groups * parts, c.groups * K * C, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t group = i / parts, panel = i % parts * together;
+        pack_panels(
+            group, panel, std::min(together, panels - panel), packed.data() + (group * panels + panel) * panel_pitch);
+      }
+    });
+  }
   parallel_for(blocks * shares, multiplications(g), [&](int64_t begin, int64_t end) {
-    const Scratch<acc_t> copy(copied ? block_rows * block_width * copied_pitch : 0);
+    const Scratch<acc_t> copy(copied ? block_rows * block_width * copied_pitch : 0),
+        own(packed_once ? chunk * panel_pitch : 0);
+    int64_t block_copied = -1;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t share = task % shares, group = task / shares % c.groups, pixels = task / (shares * c.groups);
-      const int64_t row0 = pixels / column_blocks * block_rows, row1 = std::min(row0 + block_rows, rows);
-      const int64_t j0 = pixels % column_blocks * block_width, count = std::min(block_width, width - j0);
+      const int64_t share = task % shares, group = task / shares % c.groups, cut = task / (shares * c.groups);
+      const int64_t row0 = cut / column_blocks * block_rows, row1 = std::min(row0 + block_rows, rows);
+      const int64_t j0 = cut % column_blocks * block_width, count = std::min(block_width, width - j0);
       const auto source_row = [&](int64_t row) {
-        return source + pixel_of(row, !transposed) * source_pixel + j0 * source_step + group * C;
+        return source + pixels.source(row) * source_pixel + j0 * source_step + group * C;
       };
-      for (int64_t row = row0; row < row1 && copied; ++row) {
+      for (int64_t row = row0; row < row1 && copied && block_copied != task / shares; ++row) {
         for (int64_t j = 0; j < count; ++j) {
           copy_row(source_row(row) + j * source_step, C, copy.data() + ((row - row0) * block_width + j) * copied_pitch);
         }
       }
+      block_copied = task / shares;
       const int64_t a_step = copied ? copied_pitch : source_step;
       const int64_t step = ceil_div(count, ceil_div(count, kMaxScalars));
-      // The first panel walks along a tile of pixels while the next one is fetched.
-      const SumStrides first_strides{a_step, 1, 0, block, 0, step * a_step, step},
-          next_strides{a_step, 1, 0, block, 0, 0, 0};
-      for (int64_t panel = share * panels / shares; panel < (share + 1) * panels / shares; ++panel) {
-        const int64_t targets = std::min(block, K - panel * block), at = group * panels + panel;
+      const int64_t panel0 = share * panels / shares, panel1 = (share + 1) * panels / shares;
+      for (int64_t chunk0 = panel0; chunk0 < panel1; chunk0 += chunk) {
+        const int64_t calls = std::min(chunk, panel1 - chunk0);
+        if (packed_once) pack_panels(group, chunk0, calls, own.data());
+        const acc_t* weights = packed_once ? own.data() : packed.data() + (group * panels + chunk0) * panel_pitch;
+        // While the panels go over a tile, the next one and where its outputs go are fetched.
+        const bool reads_ahead = !copied && chunk0 == panel0, writes_ahead = calls == panels && c.groups == 1;
+        const int64_t a_calls = reads_ahead ? ceil_div(calls * C, C + K) : 0;
         for (int64_t row = row0; row < row1; ++row) {
           const acc_t* from;
           if constexpr (widened) {
@@ -207,21 +363,50 @@ void multiply_pixels(
           } else {
             from = copied ? copy.data() + (row - row0) * block_width * copied_pitch : source_row(row);
           }
-          scalar_t* to =
-              target + pixel_of(row, transposed) * target_pixel + j0 * target_step + group * K + panel * block;
+          scalar_t* to = target + pixels.target(row) * target_pixel + j0 * target_step + group * K;
           for (int64_t j = 0; j < count; j += step) {
-            multiply_strided_instance<scalar_t, false>(std::min(step, count - j), ceil_div(targets, lanes))(
-                from + j * a_step, packed_weight.data() + at * C * block,
-                panel == share * panels / shares && !copied ? first_strides : next_strides, 1, C,
-                init.data() + at * block, targets, to + j * target_step, target_step);
+            for (int64_t call = 0; call < calls; ++call) {
+              const int64_t panel = chunk0 + call, targets = std::min(block, K - panel * block);
+              const acc_t* tile = from + j * a_step;
+              SumStrides<acc_t> strides{a_step, 1, 0, block, 0, tile, 0, 0};
+              if (call < a_calls) {
+                strides.ahead += step * a_step + call * step * a_step / a_calls;
+                strides.ahead_next = ceil_div(step * a_step, a_calls * C);
+              } else if (writes_ahead) {
+                const int64_t part = call - a_calls, parts = calls - a_calls;
+                strides.ahead =
+                    reinterpret_cast<const acc_t*>(to + (j + step) * target_step + part * step * target_step / parts);
+                strides.ahead_next = ceil_div(step * target_step / kValues, parts * C);
+              }
+              multiply_strided_instance<scalar_t, false>(std::min(step, count - j), ceil_div(targets, lanes))(
+                  tile, weights + call * panel_pitch, strides, 1, C, init.data() + (group * panels + panel) * block,
+                  targets, to + j * target_step + panel * block, target_step);
+            }
           }
         }
       }
     }
   });
+}
+
+// forward and grad_input of channels_last images.
+template <typename scalar_t>
+void multiply_pixels(
+    const Conv2dGeometry& g, bool transposed, const scalar_t* source, const scalar_t* weight, const scalar_t* bias,
+    scalar_t* target) {
+  using acc_t = Compute<scalar_t>;
+  constexpr int64_t lanes = kLanes<acc_t>;
+  if (g.output_numel() == 0) return;  // nor has the input a pixel
+  const Correlation c = make_correlation(g, transposed);
+  const PixelRows pixels(g, transposed);
+  const auto multiply =
+      has_few_targets<acc_t>(c.source_channels, c.target_channels) ? &multiply_few<scalar_t> : &multiply_many<scalar_t>;
+  multiply(g, c, pixels, source, weight, bias, target);
 
   // The pixels of a strided image that no output read.
-  if (!transposed || dense) return;
+  if (!transposed || pixels.dense) return;
+  const int64_t target_pixel = c.groups * c.target_channels;
+  const Axis &h = g.h, &w = g.w;
   const Scratch<acc_t> value(target_pixel);
   for (int64_t k = 0; k < target_pixel; ++k) value[k] = bias != nullptr ? widen(bias[k]) : acc_t(0);
   parallel_for(g.N * h.input, g.input_numel(), [&](int64_t begin, int64_t end) {
@@ -271,24 +456,24 @@ void copy_columns(const scalar_t* from, int64_t step, int64_t count, Compute<sca
   for (; i < count; ++i) to[i] = widen(from[i * step]);
 }
 
-// Copies `count` positions as [panel][position][kBlock channels]. lines: kLanes rows of `pitch`.
+// Copies some channels of `count` positions as [panel][position][kBlock channels]. lines: kLanes rows of `pitch`.
 template <typename scalar_t>
 void copy_panels(
-    const scalar_t* from, const SummedImage<scalar_t>& image, int64_t count, Compute<scalar_t>* lines, int64_t pitch,
-    int64_t panel_size, Compute<scalar_t>* to) {
+    const scalar_t* from, const SummedImage<scalar_t>& image, int64_t image_channels, int64_t count,
+    Compute<scalar_t>* lines, int64_t pitch, int64_t panel_size, Compute<scalar_t>* to) {
   using acc_t = Compute<scalar_t>;
   constexpr int64_t lanes = kLanes<acc_t>, block = kBlock<acc_t>;
-  const int64_t padded = ceil_div(image.channels, block) * block;
+  const int64_t padded = ceil_div(image_channels, block) * block;
   const auto place = [&](int64_t channel) { return to + channel / block * panel_size + channel % block; };
   for (int64_t j = 0; j < count && image.channels_last; ++j) {
     for (int64_t channel = 0; channel < padded; channel += lanes) {
-      store(place(channel) + j * block, load_partial(from + j * image.next() + channel, image.channels - channel));
+      store(place(channel) + j * block, load_partial(from + j * image.next() + channel, image_channels - channel));
     }
   }
   if (image.channels_last) return;
   for (int64_t channel = 0; channel < padded; channel += lanes) {
     acc_t* at = place(channel);
-    const int64_t channels = std::min(lanes, image.channels - channel);
+    const int64_t channels = std::min(lanes, image_channels - channel);
     if (channels <= 0) {
       for (int64_t j = 0; j < count; ++j) store(at + j * block, Vector<acc_t>{});
       continue;
@@ -320,63 +505,81 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
   using acc_t = Compute<scalar_t>;
   constexpr int64_t lanes = kLanes<acc_t>, block = kBlock<acc_t>;
   constexpr bool widened = !std::is_same_v<scalar_t, acc_t>;
+  constexpr int64_t kValues = sizeof(acc_t) / sizeof(scalar_t);
   const Correlation c = make_correlation(g, false);
   const int64_t C = c.source_channels, K = c.target_channels;
+  if (g.output_numel() == 0) {
+    std::fill_n(weight, g.weight_numel(), scalar_t{});
+    return;
+  }
   // Without a stride all positions of an image, and of a whole channels_last batch, are one row.
   const bool dense = g.h.stride == 1 && g.w.stride == 1, last = g.channels_last;
-  const int64_t N = dense && last ? std::min<int64_t>(g.N, 1) : g.N, rows = dense ? 1 : g.h.output,
+  const int64_t N = dense && last ? 1 : g.N, rows = dense ? 1 : g.h.output,
                 width = (dense ? g.h.output : 1) * (dense && last ? g.N : 1) * g.w.output;
   const SummedImage<scalar_t> x{
       input, g.groups, C, dense ? 1 : g.h.input, dense ? width : g.w.input, position_step(g.h), position_step(g.w),
       last};
   const SummedImage<scalar_t> gradient{grad_output, g.groups, K, rows, width, 1, 1, last};
-  // b fills vectors, a is broadcast: as few idle lanes as possible. Where both fill them equally well, b is the strided
-  // one of two channels_last images, which is copied, and the one with fewer channels of two contiguous ones, which is
-  // transposed.
+  // b fills vectors, a is broadcast: as few idle lanes as possible. Where both fill them equally well, b is the input
+  // of two channels_last images, whose channels are neighbours in the weight too, and the one with fewer channels of
+  // two contiguous ones, which is transposed.
   const int64_t with_filters = ceil_div(K, block) * block * C, with_channels = ceil_div(C, block) * block * K;
-  const bool filters = with_filters != with_channels ? with_filters < with_channels : last ? dense : K <= C;
+  const bool filters = with_filters != with_channels ? with_filters < with_channels : !last && K <= C;
   const SummedImage<scalar_t>&a = filters ? x : gradient, &b = filters ? gradient : x;
   const int64_t a_channels = a.channels, panels = ceil_div(b.channels, block), size = panels * a_channels * block;
+  const int64_t a_step = filters ? c.weight_source : c.weight_target,
+                b_step = filters ? c.weight_target : c.weight_source;
 
-  // Blocks of positions, of which b stays in the L2 cache: a part of a row, some rows, or the rows of several small
-  // planes. A tile of a, kMaxScalars channels of a block, is multiplied by all panels of b.
-  const int64_t most = std::clamp<int64_t>(
-      (384 << 10) / (std::max(a_channels, panels * block) * static_cast<int64_t>(sizeof(acc_t))), 128, 1024);
-  const int64_t columns = width > 0 ? ceil_div(width, ceil_div(width, most)) : 1,
-                column_blocks = ceil_div(width, columns);
+  // Blocks of positions: a part of a row, some rows, or the rows of several small planes. A tile of a, kMaxScalars
+  // channels of a block, stays in the L1 cache while it is multiplied by panels of b, which stay in the L2 cache.
+  const int64_t most = last ? 144 : 256;
+  const int64_t columns = ceil_div(width, ceil_div(width, most)), column_blocks = ceil_div(width, columns);
   const int64_t block_rows = std::clamp<int64_t>(most / columns, 1, rows), row_blocks = ceil_div(rows, block_rows);
   const int64_t cuts = row_blocks * column_blocks;
-  const int64_t images =
-      last || cuts > 1 ? 1 : std::clamp<int64_t>(most / (rows * columns), 1, std::max<int64_t>(N, 1));
+  const int64_t images = last || cuts > 1 ? 1 : std::clamp<int64_t>(most / (rows * columns), 1, N);
   const int64_t items = ceil_div(N, images) * cuts, positions = images * block_rows * columns;
-  // Tasks share out the slices of the sum, and the tiles of a where the weight is too large to be held many times.
+  // Tasks share out the panels, which costs but another copy of a, and slices of the sum: as few as keep threads busy.
   constexpr int64_t kTasks = 16, kSliceBytes = 2 << 20, kSlicePositions = 1024;
   const int64_t most_slices =
-      std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, g.groups * size * static_cast<int64_t>(sizeof(acc_t))));
+      std::max<int64_t>(1, kSliceBytes / (g.groups * size * static_cast<int64_t>(sizeof(acc_t))));
   const int64_t slices = std::max<int64_t>(
-      1, std::min({ceil_div(kTasks, g.groups), items, most_slices, N * rows * width / kSlicePositions}));
-  const int64_t tiles = ceil_div(a_channels, kMaxScalars),
-                shares = std::min(tiles, ceil_div(kTasks, slices * g.groups));
+      1, std::min({ceil_div(kTasks, g.groups * panels), items, most_slices, N * rows * width / kSlicePositions}));
+  const int64_t tiles = ceil_div(a_channels, kMaxScalars);
+  const int64_t chunks = ceil_div(panels * positions * block * static_cast<int64_t>(sizeof(acc_t)), kTileBytes);
+  const bool even = slices * g.groups % thread_count() == 0;
+  const int64_t shares = std::min(panels, std::max(chunks, even ? 1 : ceil_div(2 * thread_count(), slices * g.groups)));
+  const int64_t most_panels = ceil_div(panels, shares);
   const auto first_of = [&](int64_t tile) { return tile * a_channels / tiles; };
 
-  const bool a_copied = widened || !last || crowds_cache<acc_t>(a.next());
+  const bool a_copied = widened || !last || (panels > 1 && a.next() > kTilePitch<acc_t>);
   const bool b_copied = widened || !last || b.channels % block != 0 || !dense || crowds_cache<acc_t>(b.next());
-  constexpr int64_t line = 64 / sizeof(acc_t);
-  const int64_t ahead_of_block = a_copied ? 0 : positions * a.next();
-  const int64_t a_pitch = last ? kMaxScalars : plane_pitch<acc_t>(positions);
-  const Scratch<acc_t> sums(slices * g.groups * size);
+  const int64_t a_pitch = last ? kTilePitch<acc_t> : plane_pitch<acc_t>(positions);
+  const int64_t panel_pitch = (positions + 1) * block;  // not a multiple of a page
+  // A sum in one slice is added up in the weight itself where vectors are neighbours there.
+  const bool in_place = !widened && slices == 1 && b_step == 1;
+  const Scratch<acc_t> sums(in_place ? 0 : slices * g.groups * size);
+  const Vector<acc_t> zeros[2] = {};
   parallel_for(slices * g.groups * shares, multiplications(g), [&](int64_t begin, int64_t end) {
     const Scratch<acc_t> a_copy(a_copied ? (last ? positions : kMaxScalars) * a_pitch : 0),
-        b_copy(b_copied ? panels * positions * block : 0), lines(lanes * columns);
+        b_copy(b_copied ? most_panels * panel_pitch : 0), lines(lanes * columns);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, group = task / shares % g.groups, slice = task / (shares * g.groups);
-      const int64_t tile0 = share * tiles / shares, tile1 = (share + 1) * tiles / shares;
-      acc_t* own = sums.data() + (slice * g.groups + group) * size;
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        acc_t* to = own + panel * a_channels * block;
-        std::fill(to + first_of(tile0) * block, to + first_of(tile1) * block, acc_t(0));
+      const int64_t panel0 = share * panels / shares, panel1 = (share + 1) * panels / shares;
+      acc_t* out = sums.data() + (slice * g.groups + group) * size;
+      int64_t out_tile = block, out_panel = a_channels * block;
+      if constexpr (!widened) {
+        if (in_place) {
+          out = weight + group * c.weight_group;
+          out_tile = a_step;
+          out_panel = block;
+        }
       }
-      for (int64_t item = slice * items / slices; item < (slice + 1) * items / slices; ++item) {
+      const int64_t chunk_channels = std::min(panel1 * block, b.channels) - panel0 * block;
+      if (!in_place && b.channels - (panel1 - 1) * block <= lanes) {  // half of this panel is never written
+        std::fill_n(out + (panel1 - 1) * out_panel, out_panel, acc_t(0));
+      }
+      const int64_t item0 = slice * items / slices, item1 = (slice + 1) * items / slices;
+      for (int64_t item = item0; item < item1; ++item) {
         const int64_t n0 = item / cuts * images, n1 = std::min(n0 + images, N);
         const int64_t row0 = item % cuts / column_blocks * block_rows, row1 = std::min(row0 + block_rows, rows);
         const int64_t j0 = item % column_blocks * columns, count = std::min(columns, width - j0);
@@ -390,12 +593,34 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
         };
         if (b_copied) {
           for_each_row(b, [&](const scalar_t* from, int64_t at) {
-            copy_panels(from, b, count, lines.data(), columns, positions * block, b_copy.data() + at * block);
+            copy_panels(
+                from + panel0 * block * (last ? 1 : b.height * b.width), b, chunk_channels, count, lines.data(),
+                columns, panel_pitch, b_copy.data() + at * block);
           });
         }
-        for (int64_t tile = tile0; tile < tile1; ++tile) {
+        // While the tiles walk along the positions, the next block is fetched, evenly: each call of the kernel asks for
+        // a part of a's channels and then of b's, in the order of memory.
+        const int64_t calls = tiles * (panel1 - panel0);
+        const int64_t a_calls = ceil_div(calls * a_channels, a_channels + chunk_channels);
+        const auto fetch_next = [&](int64_t call, SumStrides<acc_t>& strides) {
+          const int64_t next = item + 1, b_calls = calls - a_calls;
+          const bool of_a = call < a_calls;
+          if (!last || next == item1) return;
+          const SummedImage<scalar_t>& image = of_a ? a : b;
+          const int64_t values = positions * (of_a ? a_channels : chunk_channels);
+          const int64_t begin = of_a ? call * values / a_calls : (call - a_calls) * values / b_calls;
+          const int64_t position = begin / (values / positions), channel = begin % (values / positions);
+          strides.ahead = reinterpret_cast<const acc_t*>(
+              image.row(
+                  next / cuts * images, group, next % cuts / column_blocks * block_rows + position / columns,
+                  next % column_blocks * columns + position % columns) +
+              channel + (of_a ? 0 : panel0 * block));
+          strides.ahead_next = ceil_div(values / kValues, (of_a ? a_calls : b_calls) * count * block_lines);
+          strides.ahead_row = strides.ahead_next * count;
+        };
+        for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t first = first_of(tile), scalars = first_of(tile + 1) - first;
-          SumStrides strides{};
+          SumStrides<acc_t> strides{};
           const acc_t* a_from = a_copy.data();
           if (!a_copied) {
             if constexpr (!widened) a_from = a.row(n0, group, row0, j0) + first;
@@ -407,9 +632,7 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
             strides.a_next = a_pitch;
             strides.a_row = count * a_pitch;
             for_each_row(a, [&](const scalar_t* from, int64_t at) {
-              for (int64_t j = 0; j < count; ++j) {
-                copy_row(from + j * a.next() + first, scalars, a_copy.data() + (at + j) * a_pitch);
-              }
+              copy_tile(from + first, a.next(), count, scalars, a_copy.data() + at * a_pitch);
             });
           } else {
             strides.a_tile = a_pitch;
@@ -424,8 +647,8 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
           }
           // The copied planes of a block are one row.
           const int64_t sum_rows = last ? block_lines : 1, length = last ? count : block_lines * count;
-          for (int64_t panel = 0; panel < panels; ++panel) {
-            const acc_t* b_from = b_copy.data() + panel * positions * block;
+          for (int64_t panel = panel0; panel < panel1; ++panel) {
+            const acc_t* b_from = b_copy.data() + (panel - panel0) * panel_pitch;
             strides.b_next = block;
             strides.b_row = count * block;
             if constexpr (!widened) {
@@ -435,21 +658,23 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
                 strides.b_row = b.next_row();
               }
             }
-            // While the tiles walk in steps of a pixel, the block that follows in memory is fetched in order.
-            strides.ahead = panel == 0 ? ahead_of_block + tile * positions * line - first : 0;
-            strides.ahead_next = panel == 0 ? line : 0;
-            multiply_strided_instance<acc_t, true>(
-                scalars, ceil_div(std::min(block, b.channels - panel * block), lanes))(
-                a_from, b_from, strides, sum_rows, length, nullptr, block, own + (panel * a_channels + first) * block,
-                block);
+            strides.ahead = a_from;
+            strides.ahead_next = strides.ahead_row = 0;
+            fetch_next(tile * (panel1 - panel0) + panel - panel0, strides);
+            const int64_t used = in_place ? std::min(block, b.channels - panel * block) : block;
+            const int64_t vectors = ceil_div(std::min(block, b.channels - panel * block), lanes);
+            const auto multiply = item == item0 ? multiply_strided_instance<acc_t, false>(scalars, vectors)
+                                                : multiply_strided_instance<acc_t, true>(scalars, vectors);
+            multiply(
+                a_from, b_from, strides, sum_rows, length, reinterpret_cast<const acc_t*>(zeros), used,
+                out + panel * out_panel + first * out_tile, out_tile);
           }
         }
       }
     }
   });
+  if (in_place) return;
 
-  const int64_t a_step = filters ? c.weight_source : c.weight_target,
-                b_step = filters ? c.weight_target : c.weight_source;
   parallel_for(g.groups * panels, slices * g.groups * size, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       acc_t* sum = sums.data() + i * a_channels * block;
