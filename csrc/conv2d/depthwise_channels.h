@@ -72,7 +72,7 @@ struct RowTap {
 template <typename scalar_t>
 struct DepthwiseBlocks {
   const scalar_t* source;    // the image's pixel 0
-  const RowTap* rows;        // of all rows of targets
+  const RowTap* rows;        // of all rows of targets; null: the plan's
   const int64_t* row_begin;  // where those of a row of targets begin
   int64_t begin, end;        // rows of targets
   int64_t vector_begin, vector_end, channels;
@@ -83,6 +83,7 @@ struct DepthwiseBlocks {
   const int64_t* columns;      // elements from a row's start to what the first target reads at offset i, -1: zero
   Compute<scalar_t>* filters;  // [vector][row of the kernel][tap in ColumnTaps' order][lane]; grad_weight adds to them
   int64_t filter_size;         // elements of a vector's
+  int64_t depth = 1;           // channels of the source that a target sums over, each with filters as above
   const Compute<scalar_t>* bias;
   scalar_t* target;  // the first target of row 0, or its gradient
   int64_t target_row, target_step;
@@ -120,12 +121,12 @@ CONVOPS_INLINE void for_each_run(
   }
 }
 
-// Calls visit(i, pixel) for the `count` neighbours from an offset on: in place where all are inside the image and all
-// lanes are channels, else with a look at each. They come in turn from either half, because neighbours are added to the
-// same sums, of which an FMA waits for the one before.
-template <int count, bool kInside, typename scalar_t, typename Visit>
+// Calls visit(i, read(pixel)) for the `count` neighbours from an offset on: in place where all are inside the image,
+// else with a look at each. They come in turn from either half, because neighbours are added to the same sums, of which
+// an FMA waits for the one before.
+template <int count, bool kInside, typename scalar_t, typename Read, typename Visit>
 CONVOPS_INLINE void for_each_pixel(
-    const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t lanes, int64_t offset, const Visit& visit) {
+    const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t offset, const Read& read, const Visit& visit) {
   constexpr int half = (count + 1) / 2;
   // Hides from the compiler where a pointer came from: it would keep the multiples of the step, more than there are
   // registers.
@@ -138,8 +139,8 @@ CONVOPS_INLINE void for_each_pixel(
     const scalar_t* high = low + half * b.step;
 #pragma GCC unroll 10
     for (int i = 0; i < half; ++i, advance(low, b.step), advance(high, b.step)) {
-      visit(i, load(low));
-      if (i + half < count) visit(i + half, load(high));
+      visit(i, read(low));
+      if (i + half < count) visit(i + half, read(high));
     }
   } else {
     const int64_t step = b.step / b.pixel;
@@ -147,8 +148,8 @@ CONVOPS_INLINE void for_each_pixel(
     const int64_t* high = low + half * step;
 #pragma GCC unroll 10
     for (int i = 0; i < half; ++i, advance(low, step), advance(high, step)) {
-      if (*low >= 0) visit(i, load_partial(row + *low, lanes));
-      if (i + half < count && *high >= 0) visit(i + half, load_partial(row + *high, lanes));
+      if (*low >= 0) visit(i, read(row + *low));
+      if (i + half < count && *high >= 0) visit(i + half, read(row + *high));
     }
   }
 }
@@ -158,6 +159,9 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
+  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
+    return kInside ? load(at) : load_partial(at, channel_lanes);
+  };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -174,7 +178,7 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
 #pragma GCC unroll 7
             for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
             for_each_pixel<kPixels + taps - 1, kInside>(
-                b, source + row, channel_lanes, offset, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
+                b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
                   for (int t = 0; t < taps; ++t) {
@@ -199,6 +203,9 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
+  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
+    return kInside ? load(at) : load_partial(at, channel_lanes);
+  };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -217,7 +224,7 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
             // Sums of their own, added to what there is: long sums in turn would round more.
             Vector<acc_t> low[taps] = {}, high[taps] = {};
             for_each_pixel<count, kInside>(
-                b, source + row, channel_lanes, offset, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
+                b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
                   for (int t = 0; t < taps; ++t) {
@@ -322,12 +329,13 @@ class ChannelPlan {
   int64_t size() const { return tap_begin.back(); }
 
   // How many vectors of channels go down a band of rows together: what fits in the first cache with their weights.
-  int64_t vectors_together(int64_t element_bytes) const {
+  int64_t vectors_together(int64_t element_bytes, int64_t depth) const {
     constexpr int64_t kBytes = 32 << 10;
     int64_t rows_at_once = 0, columns_at_once = 0;
     for (const auto& phase : h.phases) rows_at_once = std::max<int64_t>(rows_at_once, phase.size());
     columns_at_once = w.sources(kBlockPixels) + w.kernel;
-    return std::max<int64_t>(1, kBytes / std::max<int64_t>(1, rows_at_once * columns_at_once * element_bytes));
+    const int64_t elements = rows_at_once * columns_at_once + (depth - 1) * size();
+    return std::max<int64_t>(1, kBytes / std::max<int64_t>(1, elements * element_bytes));
   }
 
   CorrelationAxis h, w;
@@ -343,23 +351,23 @@ class ChannelPlan {
 
 // Calls visit(blocks, pixels, inside) for all tiles of columns and groups of channels, in an order that keeps what
 // neighbouring rows read in the first cache.
-template <typename scalar_t, typename Visit>
-void for_each_tile(const ChannelPlan& plan, DepthwiseBlocks<scalar_t> b, const Visit& visit) {
+template <template <typename> typename Blocks, typename scalar_t, typename Visit>
+void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit) {
   constexpr int lanes = kLanes<Compute<scalar_t>>;
   const CorrelationAxis& w = plan.w;
   std::vector<int64_t> columns;
   for (const int64_t column : plan.columns) columns.push_back(column < 0 ? -1 : column * b.pixel);
   scalar_t* const target = b.target;
   const int64_t first = b.vector_begin, count = b.vector_end - first, target_pixel = b.target_step;
-  b.rows = plan.rows.data();
+  if (b.rows == nullptr) b.rows = plan.rows.data();
   b.row_begin = plan.row_begin.data();
   b.row = w.source * b.pixel;
   b.step = w.source_step * b.pixel;
   b.target_row = w.target * target_pixel;
   b.target_step = w.target_step * target_pixel;
   Compute<scalar_t>* const filters = b.filters;
-  b.filter_size = plan.size() * lanes;
-  const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t)));
+  b.filter_size = b.depth * plan.size() * lanes;
+  const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t), b.depth));
   for (int64_t group = 0; group < groups; ++group) {
     b.vector_begin = first + group * count / groups;
     b.vector_end = first + (group + 1) * count / groups;
