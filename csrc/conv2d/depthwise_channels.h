@@ -77,6 +77,7 @@ struct DepthwiseBlocks {
   int64_t begin, end;        // rows of targets
   int64_t vector_begin, vector_end, channels;
   int64_t row, step;  // elements from one row of the source to the next, and between what neighbours read
+  int64_t column_step;  // columns between these
   int64_t first;      // elements from a row's start to what the first target reads at offset 0
   int64_t pixel;      // elements of a pixel of the source
   const ColumnTaps* taps;
@@ -121,10 +122,10 @@ CONVOPS_INLINE void for_each_run(
   }
 }
 
-// Calls visit(i, read(pixel)) for the `count` neighbours from an offset on: in place where all are inside the image,
-// else with a look at each. They come in turn from either half, because neighbours are added to the same sums, of which
-// an FMA waits for the one before.
-template <int count, bool kInside, typename scalar_t, typename Read, typename Visit>
+// Calls visit(i, read(pixel)) for the `count` neighbours from an offset on, of which kEdge at either end may be outside
+// the image. They come in turn from either half, because neighbours are added to the same sums, of which an FMA waits for
+// the one before.
+template <int count, int kEdge, typename scalar_t, typename Read, typename Visit>
 CONVOPS_INLINE void for_each_pixel(
     const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t offset, const Read& read, const Visit& visit) {
   constexpr int half = (count + 1) / 2;
@@ -134,20 +135,24 @@ CONVOPS_INLINE void for_each_pixel(
     pointer += by;
     asm("" : "+r"(pointer));
   };
-  if constexpr (kInside) {
+  if constexpr (2 * kEdge < count) {
+    const auto visit_at = [&](int i, const scalar_t* at) CONVOPS_INLINE_LAMBDA {
+      if (i >= kEdge && i < count - kEdge) return visit(i, read(at));
+      const int64_t column = b.columns[offset + i * b.column_step];
+      if (column >= 0) visit(i, read(row + column));
+    };
     const scalar_t* low = row + b.first + offset * b.pixel;
     const scalar_t* high = low + half * b.step;
 #pragma GCC unroll 10
     for (int i = 0; i < half; ++i, advance(low, b.step), advance(high, b.step)) {
-      visit(i, read(low));
-      if (i + half < count) visit(i + half, read(high));
+      visit_at(i, low);
+      if (i + half < count) visit_at(i + half, high);
     }
   } else {
-    const int64_t step = b.step / b.pixel;
     const int64_t* low = b.columns + offset;
-    const int64_t* high = low + half * step;
+    const int64_t* high = low + half * b.column_step;
 #pragma GCC unroll 10
-    for (int i = 0; i < half; ++i, advance(low, step), advance(high, step)) {
+    for (int i = 0; i < half; ++i, advance(low, b.column_step), advance(high, b.column_step)) {
       if (*low >= 0) visit(i, read(row + *low));
       if (i + half < count && *high >= 0) visit(i + half, read(row + *high));
     }
@@ -177,7 +182,7 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
             Vector<acc_t> w[taps];
 #pragma GCC unroll 7
             for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
-            for_each_pixel<kPixels + taps - 1, kInside>(
+            for_each_pixel<kPixels + taps - 1, kInside ? 0 : kPixels + taps - 1>(
                 b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
@@ -223,7 +228,7 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
             constexpr int taps = run, count = kPixels + taps - 1;
             // Sums of their own, added to what there is: long sums in turn would round more.
             Vector<acc_t> low[taps] = {}, high[taps] = {};
-            for_each_pixel<count, kInside>(
+            for_each_pixel<count, kInside ? 0 : count>(
                 b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
@@ -266,6 +271,7 @@ CONVOPS_INLINE auto select_blocks(int64_t pixels, int64_t taps, bool inside, Ins
 struct ChannelTile {
   int64_t phase, begin, pixels;  // base position of the first target
   bool inside;                   // all that it reads is inside the image
+  bool inside_but_edges;         // all but as many pixels at either end of a run as half of its taps
 };
 
 // What all images of a problem share. Images are [row][column][pixel] with `pixel` elements from one pixel to the next.
@@ -294,7 +300,14 @@ class ChannelPlan {
         const int64_t first = begin * w.source_step;
         const bool inside =
             first + taps[phase].least >= 0 && first + (pixels - 1) * w.source_step + taps[phase].most < w.source;
-        tiles.push_back({static_cast<int64_t>(phase), begin, pixels, inside});
+        const auto fits = [&](int64_t offset, int64_t run_taps) {
+          const int64_t edge = run_taps / 2 * w.source_step, start = first + offset;
+          return start + edge >= 0 && start + (pixels + run_taps - 2) * w.source_step - edge < w.source;
+        };
+        bool inside_but_edges = true;
+        for (const int64_t run : taps[phase].runs) inside_but_edges &= fits(run, taps[phase].run_taps);
+        for (const int64_t run : taps[phase].singles) inside_but_edges &= fits(run, 1);
+        tiles.push_back({static_cast<int64_t>(phase), begin, pixels, inside, inside_but_edges});
         begin += pixels;
       }
     }
@@ -349,7 +362,7 @@ class ChannelPlan {
   std::vector<int64_t> of_tap;     // where a tap of the kernel is, -1: no target reads through it
 };
 
-// Calls visit(blocks, pixels, inside) for all tiles of columns and groups of channels, in an order that keeps what
+// Calls visit(blocks, tile) for all tiles of columns and groups of channels, in an order that keeps what
 // neighbouring rows read in the first cache.
 template <template <typename> typename Blocks, typename scalar_t, typename Visit>
 void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit) {
@@ -363,6 +376,7 @@ void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& vis
   b.row_begin = plan.row_begin.data();
   b.row = w.source * b.pixel;
   b.step = w.source_step * b.pixel;
+  b.column_step = w.source_step;
   b.target_row = w.target * target_pixel;
   b.target_step = w.target_step * target_pixel;
   Compute<scalar_t>* const filters = b.filters;
@@ -377,15 +391,16 @@ void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& vis
       b.columns = columns.data() + tile.begin * w.source_step - plan.least;
       b.filters = filters + plan.tap_begin[tile.phase] * lanes;
       b.target = target + (tile.begin * w.target_step + tile.phase) * target_pixel;
-      visit(b, tile.pixels, tile.inside && b.channels >= lanes);
+      visit(b, tile);
     }
   }
 }
 
 template <typename scalar_t>
 void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
-  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
+    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_pixels<scalar_t, kPixels, kTaps, kInside>;
     })(b);
   });
@@ -393,8 +408,9 @@ void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>
 
 template <typename scalar_t>
 void correlate_channel_gradients(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
-  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
+    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_gradients<scalar_t, kPixels, kTaps, kInside>;
     })(b);
   });

@@ -118,7 +118,7 @@ struct ChannelReader {
   Vector<LaneInt<T>> lane_of;
 };
 
-template <typename T, bool kPermuted, int kPixels, int kTaps, bool kInside>
+template <typename T, bool kPermuted, int kPixels, int kTaps, bool kMostlyInside>
 void correlate_grouped_pixels(const GroupedBlocks<T>& b) {
   constexpr int lanes = kLanes<T>;
   const int64_t depth_size = b.filter_size / b.depth;
@@ -132,13 +132,13 @@ void correlate_grouped_pixels(const GroupedBlocks<T>& b) {
       for_each_run<kTaps>(
           b, target_row, static_cast<const T*>(b.filters + vector * b.filter_size),
           [&](const T* filter, int64_t row, int64_t offset, auto run) CONVOPS_INLINE_LAMBDA {
-            constexpr int taps = run;
+            constexpr int taps = run, count = kPixels + taps - 1;
             for (int64_t i = 0; i < b.depth; ++i, filter += depth_size) {
               const ChannelReader<T, kPermuted> read(b, i);
               Vector<T> w[taps];
 #pragma GCC unroll 7
               for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
-              for_each_pixel<kPixels + taps - 1, kInside>(
+              for_each_pixel<count, kMostlyInside ? taps / 2 : count>(
                   b, source + row, offset, read, [&](int j, Vector<T> x) CONVOPS_INLINE_LAMBDA {
                     CONVOPS_PIN(x);  // made once, not by each FMA
 #pragma GCC unroll 7
@@ -156,7 +156,7 @@ void correlate_grouped_pixels(const GroupedBlocks<T>& b) {
 }
 
 // filters += the pixels times the gradients of the targets that read them.
-template <typename T, bool kPermuted, int kPixels, int kTaps, bool kInside>
+template <typename T, bool kPermuted, int kPixels, int kTaps, bool kMostlyInside>
 void correlate_grouped_gradients(const GroupedBlocks<T>& b) {
   constexpr int lanes = kLanes<T>;
   const int64_t depth_size = b.filter_size / b.depth;
@@ -175,7 +175,7 @@ void correlate_grouped_gradients(const GroupedBlocks<T>& b) {
               const ChannelReader<T, kPermuted> read(b, i);
               // Sums of their own, added to what there is: long sums in turn would round more.
               Vector<T> low[taps] = {}, high[taps] = {};
-              for_each_pixel<count, kInside>(
+              for_each_pixel<count, kMostlyInside ? taps / 2 : count>(
                   b, source + row, offset, read, [&](int j, Vector<T> x) CONVOPS_INLINE_LAMBDA {
                     CONVOPS_PIN(x);  // made once, not by each FMA
 #pragma GCC unroll 7
@@ -193,20 +193,20 @@ void correlate_grouped_gradients(const GroupedBlocks<T>& b) {
 
 template <typename T>
 void correlate_grouped(const ChannelPlan& plan, const GroupedBlocks<T>& blocks, bool permuted) {
-  for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, [=]<int kPixels, int kTaps, bool kInside>() {
-      return permuted ? &correlate_grouped_pixels<T, true, kPixels, kTaps, kInside>
-                      : &correlate_grouped_pixels<T, false, kPixels, kTaps, kInside>;
+  for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, const ChannelTile& tile) {
+    select_blocks(tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
+      return permuted ? &correlate_grouped_pixels<T, true, kPixels, kTaps, kMostlyInside>
+                      : &correlate_grouped_pixels<T, false, kPixels, kTaps, kMostlyInside>;
     })(b);
   });
 }
 
 template <typename T>
 void correlate_grouped_gradient(const ChannelPlan& plan, const GroupedBlocks<T>& blocks, bool permuted) {
-  for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, [=]<int kPixels, int kTaps, bool kInside>() {
-      return permuted ? &correlate_grouped_gradients<T, true, kPixels, kTaps, kInside>
-                      : &correlate_grouped_gradients<T, false, kPixels, kTaps, kInside>;
+  for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, const ChannelTile& tile) {
+    select_blocks(tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
+      return permuted ? &correlate_grouped_gradients<T, true, kPixels, kTaps, kMostlyInside>
+                      : &correlate_grouped_gradients<T, false, kPixels, kTaps, kMostlyInside>;
     })(b);
   });
 }
