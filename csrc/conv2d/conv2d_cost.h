@@ -77,8 +77,8 @@ inline double planar_gemm_cost(const Conv2dProblem& problem) {
   return multiplied + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
 }
 
-// Vectors of as many groups as fit, whose pixels are permuted once for neighbouring taps, on a port that FMAs need, too.
-// Read in place where all groups fill vectors.
+// Vectors of as many groups as fit, whose pixels are permuted once for neighbouring taps, on a port that FMAs need,
+// too. Read in place where whole groups fill whole vectors, else gathered.
 inline double grouped_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const double together = std::max(1.0, std::floor(work.lanes / std::max(work.sources, work.targets)));
@@ -90,7 +90,7 @@ inline double grouped_cost(const Conv2dProblem& problem) {
   const bool in_place = work.g.channels_last && problem.dtype <= DType::float64 &&
                         (groups > 1 ? groups * work.sources == work.lanes && work.sources == work.targets
                                     : work.targets == work.lanes * vectors);
-  return multiplied + (in_place ? 3 : 10) * work.moved();
+  return multiplied + (in_place ? 3 : work.g.channels_last ? 10 : 7) * work.moved();
 }
 
 // As implicit_gemm, without packing.

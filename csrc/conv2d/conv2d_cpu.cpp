@@ -41,12 +41,12 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        conv2d_implicit_gemm, implicit_gemm_cost},
       {"planar_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_planar_gemm, planar_gemm_cost},
-      // What is sparing about it is for few channels: bands of rows are gathered with all that a group has.
+      // Bands of rows are gathered with all channels of a group, so there must be few.
       {"grouped",
        [](const Conv2dProblem& problem) {
          constexpr int64_t kFewChannels = 64;
          const Conv2dGeometry& g = problem.geometry;
-         return is_contraction(problem.pass) && g.C > 0 && g.channels_per_group() <= kFewChannels &&
+         return is_contraction(problem.pass) && g.groups > 1 && g.C > 0 && g.channels_per_group() <= kFewChannels &&
                 g.filters_per_group() <= kFewChannels;
        },
        nullptr, conv2d_grouped, grouped_cost},

@@ -76,10 +76,10 @@ struct DepthwiseBlocks {
   const int64_t* row_begin;  // where those of a row of targets begin
   int64_t begin, end;        // rows of targets
   int64_t vector_begin, vector_end, channels;
-  int64_t row, step;  // elements from one row of the source to the next, and between what neighbours read
+  int64_t row, step;    // elements from one row of the source to the next, and between what neighbours read
   int64_t column_step;  // columns between these
-  int64_t first;      // elements from a row's start to what the first target reads at offset 0
-  int64_t pixel;      // elements of a pixel of the source
+  int64_t first;        // elements from a row's start to what the first target reads at offset 0
+  int64_t pixel;        // elements of a pixel of the source
   const ColumnTaps* taps;
   const int64_t* columns;      // elements from a row's start to what the first target reads at offset i, -1: zero
   Compute<scalar_t>* filters;  // [vector][row of the kernel][tap in ColumnTaps' order][lane]; grad_weight adds to them
@@ -123,8 +123,8 @@ CONVOPS_INLINE void for_each_run(
 }
 
 // Calls visit(i, read(pixel)) for the `count` neighbours from an offset on, of which kEdge at either end may be outside
-// the image. They come in turn from either half, because neighbours are added to the same sums, of which an FMA waits for
-// the one before.
+// the image. They come in turn from either half, because neighbours are added to the same sums, of which an FMA waits
+// for the one before.
 template <int count, int kEdge, typename scalar_t, typename Read, typename Visit>
 CONVOPS_INLINE void for_each_pixel(
     const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t offset, const Read& read, const Visit& visit) {
@@ -164,9 +164,8 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
-  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
-    return kInside ? load(at) : load_partial(at, channel_lanes);
-  };
+  const auto read = [&](const scalar_t* at)
+                        CONVOPS_INLINE_LAMBDA { return kInside ? load(at) : load_partial(at, channel_lanes); };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -208,9 +207,8 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
-  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
-    return kInside ? load(at) : load_partial(at, channel_lanes);
-  };
+  const auto read = [&](const scalar_t* at)
+                        CONVOPS_INLINE_LAMBDA { return kInside ? load(at) : load_partial(at, channel_lanes); };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);

@@ -43,54 +43,60 @@ struct GroupedVectors {
   int64_t source_width;                // of a pixel of a unit, in whole vectors
 };
 
-// Some neighbouring channels of an image: of a unit.
+// The channels of some neighbouring units in an image.
 template <typename scalar_t>
-struct UnitImage {
-  using value_t = std::remove_const_t<scalar_t>;
-  using acc_t = Compute<value_t>;
+struct UnitsImage {
+  using acc_t = Compute<std::remove_const_t<scalar_t>>;
   static constexpr int64_t lanes = kLanes<acc_t>;
 
-  // Packs rows [begin, end) as [row][column][width], the channels beyond the last as zeros.
-  void gather(int64_t begin, int64_t end, int64_t width, acc_t* packed) const {
-    const int64_t pixels = (end - begin) * W;
-    for (int64_t i = 0; i < width; i += lanes) {
-      const int64_t count = std::min(lanes, channels - i);
-      const scalar_t* from = at(i, begin);
-      if (channels_last) {
-        for (int64_t p = 0; p < pixels; ++p) store(packed + p * width + i, load_partial(from + p * pixel, count));
-      } else {
-        for (int64_t p = 0; p < pixels; p += lanes) {
-          transpose_tile(
-              from + p, H * W, count, std::min(lanes, pixels - p),
-              [&](int64_t j, Vector<acc_t> values)
-                  CONVOPS_INLINE_LAMBDA { store(packed + (p + j) * width + i, values); });
-        }
-      }
-    }
+  // Packs rows [begin, end) as [unit][row][column][width], the channels beyond a unit's last as zeros.
+  void gather(int64_t begin, int64_t end, int64_t width, int64_t pitch, acc_t* packed) const {
+    for_each_vector(begin, end, width, [&](int64_t unit, int64_t i, int64_t count, int64_t p, scalar_t* from) {
+      acc_t* const to = packed + unit * pitch + p * width + i;
+      if (channels_last) return store(to, load_partial(from, count));
+      transpose_tile(
+          from, H * W, count, std::min(lanes, (end - begin) * W - p),
+          [&](int64_t j, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA { store(to + j * width, values); });
+    });
   }
 
   // Writes such rows back.
-  void scatter(const acc_t* packed, int64_t begin, int64_t end, int64_t width) const {
-    const int64_t pixels = (end - begin) * W;
-    for (int64_t i = 0; i < channels; i += lanes) {
-      const int64_t count = std::min(lanes, channels - i);
-      scalar_t* to = at(i, begin);
-      if (channels_last) {
-        for (int64_t p = 0; p < pixels; ++p) store_partial(to + p * pixel, load(packed + p * width + i), count);
-      } else {
-        store_transposed(
-            pixels, 0, count, [&](int64_t p) CONVOPS_INLINE_LAMBDA { return load(packed + p * width + i); }, H * W, to);
+  void scatter(const acc_t* packed, int64_t begin, int64_t end, int64_t width, int64_t pitch) const {
+    for_each_vector(begin, end, width, [&](int64_t unit, int64_t i, int64_t count, int64_t p, scalar_t* to) {
+      const acc_t* const from = packed + unit * pitch + p * width + i;
+      if (channels_last) return store_partial(to, load(from), count);
+      store_transposed(
+          std::min(lanes, (end - begin) * W - p), 0, count,
+          [&](int64_t j) CONVOPS_INLINE_LAMBDA { return load(from + j * width); }, H * W, to);
+    });
+  }
+
+  // Calls visit(unit, channel of the unit, how many from that on, pixel of the rows, where it is) for vectors of
+  // channels: of each pixel in the order of memory, or of the first of as many pixels.
+  template <typename Visit>
+  CONVOPS_INLINE void for_each_vector(int64_t begin, int64_t end, int64_t width, const Visit& visit) const {
+    const int64_t pixels = (end - begin) * W, units = ceil_div(channels, unit_channels);
+    const auto visit_unit = [&](int64_t unit, int64_t p, scalar_t* at, int64_t channel_step) CONVOPS_INLINE_LAMBDA {
+      const int64_t first = unit * unit_channels, count = std::min(unit_channels, channels - first);
+      for (int64_t i = 0; i < width; i += lanes) {
+        visit(unit, i, std::clamp<int64_t>(count - i, 0, lanes), p, at + (first + i) * channel_step);
+      }
+    };
+    if (channels_last) {
+      for (int64_t p = 0; p < pixels; ++p) {
+        for (int64_t unit = 0; unit < units; ++unit) visit_unit(unit, p, data + (begin * W + p) * pixel, 1);
+      }
+    } else {
+      for (int64_t unit = 0; unit < units; ++unit) {
+        for (int64_t p = 0; p < pixels; p += lanes) visit_unit(unit, p, data + begin * W + p, H * W);
       }
     }
   }
 
-  scalar_t* at(int64_t channel, int64_t row) const {
-    return data + (channels_last ? row * W * pixel + channel : (channel * H + row) * W);
-  }
-
   scalar_t* data;  // the first channel's first pixel
-  int64_t H, W, channels;
-  int64_t pixel;  // channels of a whole pixel
+  int64_t H, W, unit_channels;
+  int64_t channels;  // of all units, of which the last may have fewer
+  int64_t pixel;     // channels of a whole pixel
   bool channels_last;
 };
 
@@ -194,20 +200,22 @@ void correlate_grouped_gradients(const GroupedBlocks<T>& b) {
 template <typename T>
 void correlate_grouped(const ChannelPlan& plan, const GroupedBlocks<T>& blocks, bool permuted) {
   for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, const ChannelTile& tile) {
-    select_blocks(tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
-      return permuted ? &correlate_grouped_pixels<T, true, kPixels, kTaps, kMostlyInside>
-                      : &correlate_grouped_pixels<T, false, kPixels, kTaps, kMostlyInside>;
-    })(b);
+    select_blocks(
+        tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
+          return permuted ? &correlate_grouped_pixels<T, true, kPixels, kTaps, kMostlyInside>
+                          : &correlate_grouped_pixels<T, false, kPixels, kTaps, kMostlyInside>;
+        })(b);
   });
 }
 
 template <typename T>
 void correlate_grouped_gradient(const ChannelPlan& plan, const GroupedBlocks<T>& blocks, bool permuted) {
   for_each_tile(plan, blocks, [=](const GroupedBlocks<T>& b, const ChannelTile& tile) {
-    select_blocks(tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
-      return permuted ? &correlate_grouped_gradients<T, true, kPixels, kTaps, kMostlyInside>
-                      : &correlate_grouped_gradients<T, false, kPixels, kTaps, kMostlyInside>;
-    })(b);
+    select_blocks(
+        tile.pixels, b.taps->run_taps, tile.inside_but_edges, [=]<int kPixels, int kTaps, bool kMostlyInside>() {
+          return permuted ? &correlate_grouped_gradients<T, true, kPixels, kTaps, kMostlyInside>
+                          : &correlate_grouped_gradients<T, false, kPixels, kTaps, kMostlyInside>;
+        })(b);
   });
 }
 
@@ -228,24 +236,24 @@ class GroupedPlan {
     }
   }
 
-  bool reads_in_place() const {
-    return std::is_same_v<scalar_t, acc_t> && c.channels_last && vectors.fills_vectors();
-  }
+  bool reads_in_place() const { return std::is_same_v<scalar_t, acc_t> && c.channels_last && vectors.fills_vectors(); }
   bool permuted() const { return vectors.groups > 1; }
   int64_t filter_size() const { return vectors.depth * plan.size() * lanes; }
   int64_t unit_size() const { return vectors.vectors * filter_size(); }
 
-  // Of a unit's gathered source and targets, for a row of targets.
-  int64_t row_elements() const {
-    return c.w.target * vectors.vectors * lanes +
-           c.w.source * vectors.source_width * c.h.source_step / c.h.target_step;
+  // A row of targets and what it reads, of some gathered units.
+  int64_t row_bytes(int64_t units) const { return units * bytes(vectors.source_width, vectors.vectors * lanes); }
+  // The same of channels of both that are read in place.
+  int64_t bytes(int64_t source_channels, int64_t target_channels) const {
+    const int64_t rows = std::min(c.h.source_step, c.h.source);  // that the next row of targets reads anew
+    const int64_t elements = c.w.target * target_channels + c.w.source * source_channels * rows / c.h.target_step;
+    return std::max<int64_t>(1, elements * static_cast<int64_t>(sizeof(acc_t)));
   }
 
   // The blocks of a unit of gathered images, or in place of all units.
-  GroupedBlocks<acc_t> blocks(acc_t* filters) const {
+  GroupedBlocks<acc_t> blocks() const {
     GroupedBlocks<acc_t> b{};
     b.channels = lanes;
-    b.filters = filters;
     b.depth = vectors.depth;
     b.lane_of = lane_of.data();
     b.unit_vectors = vectors.vectors;
@@ -265,14 +273,20 @@ class GroupedPlan {
     return b;
   }
 
-  // The channels of an image that a unit reads and writes.
+  // The channels of an image that some units read and write.
   template <typename value_t>
-  UnitImage<value_t> source_unit(value_t* data, int64_t n, int64_t unit) const {
-    return unit_image(data, n, unit, c.h.source, c.w.source, vectors.depth);
+  UnitsImage<value_t> source_image(value_t* data, int64_t n, int64_t first_unit, int64_t last_unit) const {
+    return units_image(data, n, first_unit, last_unit, c.h.source, c.w.source, vectors.depth);
   }
   template <typename value_t>
-  UnitImage<value_t> target_unit(value_t* data, int64_t n, int64_t unit) const {
-    return unit_image(data, n, unit, c.h.target, c.w.target, vectors.targets);
+  UnitsImage<value_t> target_image(value_t* data, int64_t n, int64_t first_unit, int64_t last_unit) const {
+    return units_image(data, n, first_unit, last_unit, c.h.target, c.w.target, vectors.targets);
+  }
+
+  // Units that are gathered together: of channels_last images some lines of each pixel, which follow each other.
+  int64_t units_together() const {
+    constexpr int64_t kLines = 8;
+    return c.channels_last ? std::min(vectors.units, ceil_div(kLines * lanes, vectors.source_width)) : 1;
   }
 
   // A band of rows of targets: the rows of the source that they read, in order, and which of these each tap reads.
@@ -357,11 +371,17 @@ class GroupedPlan {
   }
 
   template <typename value_t>
-  UnitImage<value_t> unit_image(value_t* data, int64_t n, int64_t unit, int64_t H, int64_t W, int64_t channels) const {
-    const int64_t pixel = c.groups * channels, first = unit * vectors.groups * channels;
+  UnitsImage<value_t> units_image(
+      value_t* data, int64_t n, int64_t first_unit, int64_t last_unit, int64_t H, int64_t W, int64_t channels) const {
+    const int64_t pixel = c.groups * channels, unit = vectors.groups * channels, first = first_unit * unit;
     return {
-        data + n * pixel * H * W + first * (c.channels_last ? 1 : H * W), H, W, vectors.groups_of(unit) * channels,
-        pixel, c.channels_last};
+        data + n * pixel * H * W + first * (c.channels_last ? 1 : H * W),
+        H,
+        W,
+        unit,
+        std::min(last_unit * unit, pixel) - first,
+        pixel,
+        c.channels_last};
   }
 
   Correlation c;
@@ -371,31 +391,54 @@ class GroupedPlan {
   std::vector<LaneInt<acc_t>> lane_of;
 };
 
-// The rows of a unit's source that a band of rows of targets reads, gathered; `blocks` read them.
+// The rows of some units' sources that a band of rows of targets reads, gathered, and room for the targets.
 template <typename scalar_t>
-class GatheredSource {
+class GatheredBand {
   using acc_t = Compute<scalar_t>;
+  static constexpr int64_t lanes = kLanes<acc_t>;
 
  public:
-  GatheredSource(
-      const GroupedPlan<scalar_t>& plan, const UnitImage<const scalar_t>& image, int64_t first, int64_t last,
-      GroupedBlocks<acc_t>& blocks)
-      : band_(plan.band(first, last)), row_(image.W * plan.vectors.source_width), packed_(band_.sources.size() * row_) {
+  GatheredBand(
+      const GroupedPlan<scalar_t>& plan, const UnitsImage<const scalar_t>& image, int64_t first, int64_t last,
+      int64_t units)
+      : band_(plan.band(first, last)),
+        rows_(band_.rows.data() - plan.plan.row_begin[first]),
+        target_width(plan.vectors.vectors * lanes),
+        target_pitch((last - first) * plan.c.w.target * target_width),
+        first_target_(first * plan.c.w.target * target_width),
+        source_pitch_(static_cast<int64_t>(band_.sources.size()) * image.W * plan.vectors.source_width),
+        sources_(units * source_pitch_),
+        targets(units * target_pitch) {
     const auto& sources = band_.sources;
     for (size_t begin = 0, end = 0; begin < sources.size(); begin = end) {
       for (end = begin + 1; end < sources.size() && sources[end] == sources[end - 1] + 1;) ++end;
       image.gather(
-          sources[begin], sources[end - 1] + 1, plan.vectors.source_width,
-          packed_.data() + static_cast<int64_t>(begin) * row_);
+          sources[begin], sources[end - 1] + 1, plan.vectors.source_width, source_pitch_,
+          sources_.data() + static_cast<int64_t>(begin) * image.W * plan.vectors.source_width);
     }
-    blocks.source = packed_.data();
-    blocks.rows = band_.rows.data() - plan.plan.row_begin[first];
+  }
+
+  // Lets blocks read and write a unit.
+  void place(int64_t unit, GroupedBlocks<acc_t>& blocks) const {
+    blocks.source = sources_.data() + unit * source_pitch_;
+    blocks.rows = rows_;
+    blocks.target = targets.data() + unit * target_pitch - first_target_;
   }
 
  private:
   typename GroupedPlan<scalar_t>::Band band_;
-  int64_t row_;
-  Scratch<acc_t> packed_;
+  const RowTap* rows_;
+
+ public:
+  const int64_t target_width;  // elements of a pixel, and from a unit to the next
+  const int64_t target_pitch;
+
+ private:
+  int64_t first_target_, source_pitch_;
+  Scratch<acc_t> sources_;
+
+ public:
+  const Scratch<acc_t> targets;  // [unit][row][column][target_width]
 };
 
 // Forward and grad_input (see correlation.h).
@@ -424,34 +467,39 @@ void grouped_correlate(
   const int64_t source_channels = c.groups * vectors.depth, target_channels = c.groups * vectors.targets;
   const int64_t source_image = c.h.source * c.w.source * source_channels, target_image = H * W * target_channels;
   constexpr int64_t kBytes = 512 << 10, kItems = 64;
-  // Bands of rows that stay in the second cache: of all channels where they are read in place, else of a unit.
-  const int64_t units = plan.in_place ? 1 : vectors.units;
-  const int64_t row_bytes = (plan.in_place ? c.w.source * source_channels * c.h.source_step / c.h.target_step
-                                           : plan.row_elements()) *
-                            static_cast<int64_t>(sizeof(acc_t));
-  const int64_t band = std::clamp<int64_t>(
-      std::min(kBytes / std::max<int64_t>(1, row_bytes), std::max<int64_t>(8, ceil_div(c.N * units * H, kItems))), 1, H);
+  // Bands of rows that stay in the second cache: of all channels where they are read in place, else of some units.
+  const int64_t together = plan.units_together(), shares = plan.in_place ? 1 : ceil_div(vectors.units, together);
+  const int64_t row_bytes = plan.in_place ? plan.bytes(source_channels, target_channels) : plan.row_bytes(together);
+  const int64_t band =
+      std::clamp<int64_t>(std::min(kBytes / row_bytes, std::max<int64_t>(8, ceil_div(c.N * shares * H, kItems))), 1, H);
   const int64_t bands = ceil_div(H, band);
-  parallel_for(c.N * units * bands, work, [&](int64_t begin, int64_t end) {
+  parallel_for(c.N * shares * bands, work, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / (units * bands), unit = item / bands % units;
+      const int64_t n = item / (shares * bands), share = item / bands % shares;
       const int64_t first = item % bands * H / bands, last = (item % bands + 1) * H / bands;
-      auto blocks = plan.blocks(filters.data() + unit * unit_size);
+      auto blocks = plan.blocks();
       blocks.begin = first, blocks.end = last;
-      blocks.bias = start.data() + unit * unit_lanes;
       if constexpr (std::is_same_v<scalar_t, acc_t>) {
         if (plan.in_place) {
+          blocks.filters = filters.data();
+          blocks.bias = start.data();
           blocks.source = source + n * source_image;
           blocks.target = target + n * target_image;
           correlate_grouped(plan.plan, blocks, plan.permuted());
           continue;
         }
       }
-      const GatheredSource<scalar_t> sources(plan, plan.source_unit(source, n, unit), first, last, blocks);
-      const Scratch<acc_t> targets((last - first) * W * unit_lanes);
-      blocks.target = targets.data() - first * W * unit_lanes;
-      correlate_grouped(plan.plan, blocks, plan.permuted());
-      plan.target_unit(target, n, unit).scatter(targets.data(), first, last, unit_lanes);
+      const int64_t first_unit = share * vectors.units / shares, last_unit = (share + 1) * vectors.units / shares;
+      const GatheredBand<scalar_t> gathered(
+          plan, plan.source_image(source, n, first_unit, last_unit), first, last, last_unit - first_unit);
+      for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+        blocks.filters = filters.data() + unit * unit_size;
+        blocks.bias = start.data() + unit * unit_lanes;
+        gathered.place(unit - first_unit, blocks);
+        correlate_grouped(plan.plan, blocks, plan.permuted());
+      }
+      plan.target_image(target, n, first_unit, last_unit)
+          .scatter(gathered.targets.data(), first, last, gathered.target_width, gathered.target_pitch);
     }
   });
 }
@@ -463,19 +511,20 @@ void grouped_grad_weight(
   constexpr int64_t lanes = kLanes<acc_t>;
   const GroupedPlan<scalar_t> plan(c, true);
   const auto& vectors = plan.vectors;
-  const int64_t unit_size = plan.unit_size(), unit_lanes = vectors.vectors * lanes, size = vectors.units * unit_size;
+  const int64_t unit_size = plan.unit_size(), size = vectors.units * unit_size;
   const int64_t P = c.h.target, Q = c.w.target;
   const int64_t source_channels = c.groups * vectors.depth, target_channels = c.groups * vectors.targets;
   const int64_t source_image = c.h.source * c.w.source * source_channels, target_image = P * Q * target_channels;
-  // Slices of rows of targets, fixed by the geometry and added in order; each is cut into shares of the units.
-  constexpr int64_t kItems = 64, kSliceBytes = 4 << 20, kBandBytes = 512 << 10;
+  // Slices of rows of targets, fixed by the geometry and added in order; each is cut into shares of the units. More
+  // slices than threads need cost more than they bring: a slice is as large as the weight, in fresh pages.
+  constexpr int64_t kItems = 16, kSliceBytes = 32 << 20, kBandBytes = 512 << 10;
   const int64_t shares = plan.in_place ? std::clamp<int64_t>(source_channels / 128, 1, std::min(vectors.units, kItems))
-                                       : vectors.units;
-  const int64_t most = std::max<int64_t>(8, kSliceBytes / (std::max<int64_t>(1, size) * sizeof(acc_t)));
-  const int64_t slices =
-      std::clamp<int64_t>(std::min({ceil_div(kItems, shares), most, c.N * P / 8}), 1, kItems);
-  const int64_t row_bytes = plan.row_elements() * static_cast<int64_t>(sizeof(acc_t));
-  const int64_t band = plan.in_place ? P : std::clamp<int64_t>(kBandBytes / row_bytes, 1, P);
+                                       : ceil_div(vectors.units, plan.units_together());
+  const int64_t most = kSliceBytes / std::max<int64_t>(1, size * static_cast<int64_t>(sizeof(acc_t)));
+  const int64_t slices = std::clamp<int64_t>(std::min({ceil_div(kItems, shares), most, c.N * P / 8}), 1, kItems);
+  const int64_t row_bytes = plan.in_place ? plan.bytes(source_channels / shares, target_channels / shares)
+                                          : plan.row_bytes(plan.units_together());
+  const int64_t band = std::clamp<int64_t>(kBandBytes / row_bytes, 1, P);
   const Scratch<acc_t> sums(slices * size);
   parallel_for(slices * shares, work, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
@@ -487,7 +536,8 @@ void grouped_grad_weight(
       for (int64_t row = slice * c.N * P / slices; row < rows_end;) {
         const int64_t n = row / P, first = row % P, last = std::min({rows_end - n * P, first + band, P});
         row = n * P + last;
-        auto blocks = plan.blocks(slice_sums);
+        auto blocks = plan.blocks();
+        blocks.filters = slice_sums;
         blocks.begin = first, blocks.end = last;
         if constexpr (std::is_same_v<scalar_t, acc_t>) {
           if (plan.in_place) {
@@ -498,13 +548,15 @@ void grouped_grad_weight(
             continue;
           }
         }
-        // A share is one unit.
-        const GatheredSource<scalar_t> sources(plan, plan.source_unit(input, n, share), first, last, blocks);
-        const Scratch<acc_t> targets((last - first) * Q * unit_lanes);
-        plan.target_unit(grad_output, n, share).gather(first, last, unit_lanes, targets.data());
-        blocks.filters = slice_sums + share * unit_size;
-        blocks.target = targets.data() - first * Q * unit_lanes;
-        correlate_grouped_gradient(plan.plan, blocks, plan.permuted());
+        const GatheredBand<scalar_t> gathered(
+            plan, plan.source_image(input, n, first_unit, last_unit), first, last, last_unit - first_unit);
+        plan.target_image(grad_output, n, first_unit, last_unit)
+            .gather(first, last, gathered.target_width, gathered.target_pitch, gathered.targets.data());
+        for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+          blocks.filters = slice_sums + unit * unit_size;
+          gathered.place(unit - first_unit, blocks);
+          correlate_grouped_gradient(plan.plan, blocks, plan.permuted());
+        }
       }
     }
   });
