@@ -10,8 +10,8 @@
 // two FMA units) that is 72 % of the peak at most; a broadcast takes none.
 //
 // FLOPs: 2 N K P Q (C / groups) R S, 144 a value of the output for 3x3 with 8 channels a group. Reached of the peak of
-// FMAs for 3x3, in place: 35 % with 4 channels a group, 50 % with 8, 60 % with 16; grad_weight 30, 40 and 60 %. A 16 x 16
-// transposition of contiguous planes costs as much as 8 FMAs a vector, each way.
+// FMAs for 3x3, in place: 35 % with 4 channels a group, 50 % with 8, 60 % with 16; grad_weight 30, 40 and 60 %. A 16 x
+// 16 transposition of contiguous planes costs as much as 8 FMAs a vector, each way.
 #pragma once
 
 #include "depthwise_channels.h"
