@@ -163,6 +163,12 @@ CASES = [
     Case((1, 2, 130, 70), (2, 1, 5, 3), groups=2, padding=1, stride=(1, 2)),
     Case((1, 19, 11, 37), (19, 1, 4, 9), groups=19, padding=((3, 5), (4, 2)), stride=(3, 2), dilation=(2, 1)),
     Case((1, 9, 20, 35), (9, 1, 9, 3), groups=9, padding=((8, 9), (3, 2)), dilation=(2, 3)),
+    # Groups whose channels fill vectors, several a vector or one, and groups that leave lanes over; bands of rows.
+    Case((2, 32, 9, 18), (32, 8, 3, 3), groups=4, padding=1),
+    Case((2, 48, 12, 14), (48, 16, 5, 3), groups=3, padding=2, stride=2),
+    Case((1, 40, 19, 9), (80, 20, 3, 3), groups=2, padding=1),
+    Case((2, 35, 6, 17), (28, 5, 2, 7), groups=7, padding=((1, 0), (3, 5)), dilation=(1, 2)),
+    Case((1, 26, 40, 5), (39, 2, 3, 2), groups=13, padding=((1, 2), (0, 1)), stride=(1, 3), padding_mode="circular"),
     Case((3, 8, 9), (5, 3, 3, 3), padding=1),
     Case((4, 8, 9), (4, 1, 3, 3), padding=1, groups=4, stride=2),
     Case((0, 3, 8, 9), (5, 3, 3, 3), padding=1),
@@ -409,8 +415,10 @@ def test_zero_channels(device: str) -> None:
         ((2, 64, 9, 9), (1, 64, 1, 1), 1),
         ((2, 17, 9, 9), (17, 1, 3, 5), 17),
         ((2, 3, 9, 37), (6, 1, 3, 4), 3),
+        ((2, 32, 9, 9), (32, 4, 3, 5), 8),
+        ((2, 30, 9, 9), (20, 3, 3, 3), 10),
     ],
-    ids=["dense", "pointwise", "depthwise", "wide depthwise"],
+    ids=["dense", "pointwise", "depthwise", "wide depthwise", "grouped", "uneven groups"],
 )
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -446,6 +454,7 @@ LARGE = [
     Case((8, 64, 24, 24), (160, 64, 1, 1), stride=2),
     Case((2, 64, 28, 28), (64, 1, 7, 7), padding=3, groups=64),
     Case((2, 64, 28, 28), (128, 4, 3, 3), padding=1, stride=2, groups=16),
+    Case((2, 64, 28, 28), (64, 8, 3, 3), padding=1, groups=8),
     Case((2, 64, 28, 28), (64, 64, 3, 3), padding=1, padding_mode="circular"),
 ]
 

@@ -371,6 +371,20 @@ CONVOPS_INLINE Vector<T> rotate(Vector<T> v) {
   }(std::make_integer_sequence<int, kLanes<T>>());
 }
 
+// Lane i becomes lane from[i], which is less than kLanes<T>.
+template <typename T>
+CONVOPS_INLINE Vector<T> permute(Vector<T> v, Vector<LaneInt<T>> from) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return bit_cast<Vector<T>>(_mm512_permutexvar_epi32((__m512i)from, (__m512i)v));
+  if constexpr (sizeof(T) == 8) return bit_cast<Vector<T>>(_mm512_permutexvar_epi64((__m512i)from, (__m512i)v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return bit_cast<Vector<T>>(_mm256_permutevar8x32_epi32((__m256i)v, (__m256i)from));
+#endif
+  Vector<T> result;
+  for (int i = 0; i < kLanes<T>; ++i) result[i] = v[from[i]];
+  return result;
+}
+
 // Calls fold(std::integral_constant<int, by>()) for by = n/2, n/4, ..., 1: taking in the lanes rotated by that each
 // time leaves the fold of all n lanes in every one.
 template <int n, typename Fold>

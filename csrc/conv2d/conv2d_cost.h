@@ -81,6 +81,22 @@ inline double planar_gemm_cost(const Conv2dProblem& problem) {
   return multiplied + packed + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
 }
 
+// Vectors of as many groups as fit, whose pixels are permuted once for neighbouring taps, on a port that FMAs need,
+// too. Read in place where whole groups fill whole vectors, else gathered.
+inline double grouped_cost(const Conv2dProblem& problem) {
+  const Conv2dWork work(problem);
+  const double together = std::max(1.0, std::floor(work.lanes / std::max(work.sources, work.targets)));
+  const double groups = std::min(together, static_cast<double>(work.g.groups));
+  const double vectors = groups > 1 ? 1 / groups : work.vectors(work.targets);
+  const double reads = groups > 1 ? static_cast<double>(work.g.w.stride) / static_cast<double>(work.g.w.kernel) : 0;
+  const double share = problem.pass == Conv2dPass::grad_weight ? 0.7 : 0.8;
+  const double multiplied = work.outputs * work.taps * work.sources * vectors * (1 + reads) / 2 / share;
+  const bool in_place = work.g.channels_last && problem.dtype <= DType::float64 &&
+                        (groups > 1 ? groups * work.sources == work.lanes && work.sources == work.targets
+                                    : work.targets == work.lanes * vectors);
+  return multiplied + (in_place ? 3 : work.g.channels_last ? 10 : 7) * work.moved();
+}
+
 // Two FMAs a cycle at 90 % of the peak, 80 % in grad_weight, whose vectors are the channels that fill them better; of
 // few targets vectors of sources instead, whose lanes are added up. Contiguous images are transposed.
 inline double pointwise_cost(const Conv2dProblem& problem) {

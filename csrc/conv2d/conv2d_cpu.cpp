@@ -12,6 +12,7 @@ CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_planar_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_pointwise, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL(conv2d_grouped, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_winograd, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_fold, Conv2dProblem, Conv2dArguments)
@@ -40,6 +41,15 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
        conv2d_implicit_gemm, implicit_gemm_cost},
       {"planar_gemm", [](const Conv2dProblem& problem) { return is_contraction(problem.pass); }, nullptr,
        conv2d_planar_gemm, planar_gemm_cost},
+      // Bands of rows are gathered with all channels of a group, so there must be few.
+      {"grouped",
+       [](const Conv2dProblem& problem) {
+         constexpr int64_t kFewChannels = 64;
+         const Conv2dGeometry& g = problem.geometry;
+         return is_contraction(problem.pass) && g.groups > 1 && g.C > 0 && g.channels_per_group() <= kFewChannels &&
+                g.filters_per_group() <= kFewChannels;
+       },
+       nullptr, conv2d_grouped, grouped_cost},
       // Contiguous images are planar_gemm's but for grad_weight.
       {"pointwise",
        [](const Conv2dProblem& problem) {

@@ -27,6 +27,7 @@ struct CorrelationAxis {
   std::vector<std::vector<AxisTap>> phases;
   Border border = Border::zeros;  // what a position outside the source reads
   bool by_remainder = true;       // how columns are packed (packing.h)
+  bool keep_gaps = false;         // columns between taps that none of them reads have slots, too
 
   // The pixel of the source that a position reads, or -1.
   int64_t pixel(int64_t position) const { return border_pixel(border, position, source); }

@@ -72,17 +72,19 @@ struct RowTap {
 template <typename scalar_t>
 struct DepthwiseBlocks {
   const scalar_t* source;    // the image's pixel 0
-  const RowTap* rows;        // of all rows of targets
+  const RowTap* rows;        // of all rows of targets; null: the plan's
   const int64_t* row_begin;  // where those of a row of targets begin
   int64_t begin, end;        // rows of targets
   int64_t vector_begin, vector_end, channels;
-  int64_t row, step;  // elements from one row of the source to the next, and between what neighbours read
-  int64_t first;      // elements from a row's start to what the first target reads at offset 0
-  int64_t pixel;      // elements of a pixel of the source
+  int64_t row, step;    // elements from one row of the source to the next, and between what neighbours read
+  int64_t column_step;  // columns between these
+  int64_t first;        // elements from a row's start to what the first target reads at offset 0
+  int64_t pixel;        // elements of a pixel of the source
   const ColumnTaps* taps;
   const int64_t* columns;      // elements from a row's start to what the first target reads at offset i, -1: zero
   Compute<scalar_t>* filters;  // [vector][row of the kernel][tap in ColumnTaps' order][lane]; grad_weight adds to them
   int64_t filter_size;         // elements of a vector's
+  int64_t depth = 1;           // channels of the source that a target sums over, each with filters as above
   const Compute<scalar_t>* bias;
   scalar_t* target;  // the first target of row 0, or its gradient
   int64_t target_row, target_step;
@@ -120,12 +122,12 @@ CONVOPS_INLINE void for_each_run(
   }
 }
 
-// Calls visit(i, pixel) for the `count` neighbours from an offset on: in place where all are inside the image and all
-// lanes are channels, else with a look at each. They come in turn from either half, because neighbours are added to the
-// same sums, of which an FMA waits for the one before.
-template <int count, bool kInside, typename scalar_t, typename Visit>
+// Calls visit(i, read(pixel)) for the `count` neighbours from an offset on, of which kEdge at either end may be outside
+// the image. They come in turn from either half, because neighbours are added to the same sums, of which an FMA waits
+// for the one before.
+template <int count, int kEdge, typename scalar_t, typename Read, typename Visit>
 CONVOPS_INLINE void for_each_pixel(
-    const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t lanes, int64_t offset, const Visit& visit) {
+    const DepthwiseBlocks<scalar_t>& b, const scalar_t* row, int64_t offset, const Read& read, const Visit& visit) {
   constexpr int half = (count + 1) / 2;
   // Hides from the compiler where a pointer came from: it would keep the multiples of the step, more than there are
   // registers.
@@ -133,22 +135,26 @@ CONVOPS_INLINE void for_each_pixel(
     pointer += by;
     asm("" : "+r"(pointer));
   };
-  if constexpr (kInside) {
+  if constexpr (2 * kEdge < count) {
+    const auto visit_at = [&](int i, const scalar_t* at) CONVOPS_INLINE_LAMBDA {
+      if (i >= kEdge && i < count - kEdge) return visit(i, read(at));
+      const int64_t column = b.columns[offset + i * b.column_step];
+      if (column >= 0) visit(i, read(row + column));
+    };
     const scalar_t* low = row + b.first + offset * b.pixel;
     const scalar_t* high = low + half * b.step;
 #pragma GCC unroll 10
     for (int i = 0; i < half; ++i, advance(low, b.step), advance(high, b.step)) {
-      visit(i, load(low));
-      if (i + half < count) visit(i + half, load(high));
+      visit_at(i, low);
+      if (i + half < count) visit_at(i + half, high);
     }
   } else {
-    const int64_t step = b.step / b.pixel;
     const int64_t* low = b.columns + offset;
-    const int64_t* high = low + half * step;
+    const int64_t* high = low + half * b.column_step;
 #pragma GCC unroll 10
-    for (int i = 0; i < half; ++i, advance(low, step), advance(high, step)) {
-      if (*low >= 0) visit(i, load_partial(row + *low, lanes));
-      if (i + half < count && *high >= 0) visit(i + half, load_partial(row + *high, lanes));
+    for (int i = 0; i < half; ++i, advance(low, b.column_step), advance(high, b.column_step)) {
+      if (*low >= 0) visit(i, read(row + *low));
+      if (i + half < count && *high >= 0) visit(i + half, read(row + *high));
     }
   }
 }
@@ -158,6 +164,8 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
+  const auto read = [&](const scalar_t* at)
+                        CONVOPS_INLINE_LAMBDA { return kInside ? load(at) : load_partial(at, channel_lanes); };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -173,8 +181,8 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
             Vector<acc_t> w[taps];
 #pragma GCC unroll 7
             for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
-            for_each_pixel<kPixels + taps - 1, kInside>(
-                b, source + row, channel_lanes, offset, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
+            for_each_pixel<kPixels + taps - 1, kInside ? 0 : kPixels + taps - 1>(
+                b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
                   for (int t = 0; t < taps; ++t) {
@@ -199,6 +207,8 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
   const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
+  const auto read = [&](const scalar_t* at)
+                        CONVOPS_INLINE_LAMBDA { return kInside ? load(at) : load_partial(at, channel_lanes); };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -216,8 +226,8 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
             constexpr int taps = run, count = kPixels + taps - 1;
             // Sums of their own, added to what there is: long sums in turn would round more.
             Vector<acc_t> low[taps] = {}, high[taps] = {};
-            for_each_pixel<count, kInside>(
-                b, source + row, channel_lanes, offset, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
+            for_each_pixel<count, kInside ? 0 : count>(
+                b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
                   for (int t = 0; t < taps; ++t) {
@@ -259,6 +269,7 @@ CONVOPS_INLINE auto select_blocks(int64_t pixels, int64_t taps, bool inside, Ins
 struct ChannelTile {
   int64_t phase, begin, pixels;  // base position of the first target
   bool inside;                   // all that it reads is inside the image
+  bool inside_but_edges;         // all but as many pixels at either end of a run as half of its taps
 };
 
 // What all images of a problem share. Images are [row][column][pixel] with `pixel` elements from one pixel to the next.
@@ -287,7 +298,14 @@ class ChannelPlan {
         const int64_t first = begin * w.source_step;
         const bool inside =
             first + taps[phase].least >= 0 && first + (pixels - 1) * w.source_step + taps[phase].most < w.source;
-        tiles.push_back({static_cast<int64_t>(phase), begin, pixels, inside});
+        const auto fits = [&](int64_t offset, int64_t run_taps) {
+          const int64_t edge = run_taps / 2 * w.source_step, start = first + offset;
+          return start + edge >= 0 && start + (pixels + run_taps - 2) * w.source_step - edge < w.source;
+        };
+        bool inside_but_edges = true;
+        for (const int64_t run : taps[phase].runs) inside_but_edges &= fits(run, taps[phase].run_taps);
+        for (const int64_t run : taps[phase].singles) inside_but_edges &= fits(run, 1);
+        tiles.push_back({static_cast<int64_t>(phase), begin, pixels, inside, inside_but_edges});
         begin += pixels;
       }
     }
@@ -322,12 +340,13 @@ class ChannelPlan {
   int64_t size() const { return tap_begin.back(); }
 
   // How many vectors of channels go down a band of rows together: what fits in the first cache with their weights.
-  int64_t vectors_together(int64_t element_bytes) const {
+  int64_t vectors_together(int64_t element_bytes, int64_t depth) const {
     constexpr int64_t kBytes = 32 << 10;
     int64_t rows_at_once = 0, columns_at_once = 0;
     for (const auto& phase : h.phases) rows_at_once = std::max<int64_t>(rows_at_once, phase.size());
     columns_at_once = w.sources(kBlockPixels) + w.kernel;
-    return std::max<int64_t>(1, kBytes / std::max<int64_t>(1, rows_at_once * columns_at_once * element_bytes));
+    const int64_t elements = rows_at_once * columns_at_once + (depth - 1) * size();
+    return std::max<int64_t>(1, kBytes / std::max<int64_t>(1, elements * element_bytes));
   }
 
   CorrelationAxis h, w;
@@ -341,25 +360,26 @@ class ChannelPlan {
   std::vector<int64_t> of_tap;     // where a tap of the kernel is, -1: no target reads through it
 };
 
-// Calls visit(blocks, pixels, inside) for all tiles of columns and groups of channels, in an order that keeps what
+// Calls visit(blocks, tile) for all tiles of columns and groups of channels, in an order that keeps what
 // neighbouring rows read in the first cache.
-template <typename scalar_t, typename Visit>
-void for_each_tile(const ChannelPlan& plan, DepthwiseBlocks<scalar_t> b, const Visit& visit) {
+template <template <typename> typename Blocks, typename scalar_t, typename Visit>
+void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit) {
   constexpr int lanes = kLanes<Compute<scalar_t>>;
   const CorrelationAxis& w = plan.w;
   std::vector<int64_t> columns;
   for (const int64_t column : plan.columns) columns.push_back(column < 0 ? -1 : column * b.pixel);
   scalar_t* const target = b.target;
   const int64_t first = b.vector_begin, count = b.vector_end - first, target_pixel = b.target_step;
-  b.rows = plan.rows.data();
+  if (b.rows == nullptr) b.rows = plan.rows.data();
   b.row_begin = plan.row_begin.data();
   b.row = w.source * b.pixel;
   b.step = w.source_step * b.pixel;
+  b.column_step = w.source_step;
   b.target_row = w.target * target_pixel;
   b.target_step = w.target_step * target_pixel;
   Compute<scalar_t>* const filters = b.filters;
-  b.filter_size = plan.size() * lanes;
-  const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t)));
+  b.filter_size = b.depth * plan.size() * lanes;
+  const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t), b.depth));
   for (int64_t group = 0; group < groups; ++group) {
     b.vector_begin = first + group * count / groups;
     b.vector_end = first + (group + 1) * count / groups;
@@ -369,15 +389,16 @@ void for_each_tile(const ChannelPlan& plan, DepthwiseBlocks<scalar_t> b, const V
       b.columns = columns.data() + tile.begin * w.source_step - plan.least;
       b.filters = filters + plan.tap_begin[tile.phase] * lanes;
       b.target = target + (tile.begin * w.target_step + tile.phase) * target_pixel;
-      visit(b, tile.pixels, tile.inside && b.channels >= lanes);
+      visit(b, tile);
     }
   }
 }
 
 template <typename scalar_t>
 void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
-  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
+    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_pixels<scalar_t, kPixels, kTaps, kInside>;
     })(b);
   });
@@ -385,8 +406,9 @@ void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>
 
 template <typename scalar_t>
 void correlate_channel_gradients(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
-  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, int64_t pixels, bool inside) {
-    select_blocks(pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
+    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_gradients<scalar_t, kPixels, kTaps, kInside>;
     })(b);
   });

@@ -58,6 +58,7 @@ void correlate(
                         c.w.source_step * c.source_channels * int64_t(sizeof(acc_t)) % 4096 != 0;
   if (in_place) {
     c.w.by_remainder = false;
+    c.w.keep_gaps = true;
   } else {
     keep_column_order(c.w);
   }

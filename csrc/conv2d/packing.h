@@ -60,7 +60,8 @@ struct TileColumns {
     }
     std::sort(places.begin(), places.end());
     for (const auto& [remainder, position] : places) {
-      if (!stretches.empty() && stretches.back().remainder == remainder && position <= stretches.back().last + span) {
+      if (!stretches.empty() && stretches.back().remainder == remainder &&
+          (axis.keep_gaps || position <= stretches.back().last + span)) {
         stretches.back().last = position;
       } else {
         stretches.push_back({remainder, position, position, 0});
