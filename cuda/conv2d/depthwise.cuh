@@ -28,13 +28,14 @@ struct DepthwiseGeometry {
 
 constexpr int kRowsPerThread = 4;
 
-// transposed[tap][k] = weight[k][tap]
+// transposed[tap][k] = weight[k][tap], or the taps last to first
 template <typename scalar_t>
 __global__ void conv2d_depthwise_transpose_weight_kernel(
-    const int64_t filters, const int64_t taps, const scalar_t* __restrict__ weight, scalar_t* __restrict__ transposed) {
+    const int64_t filters, const int64_t taps, const bool turned, const scalar_t* __restrict__ weight,
+    scalar_t* __restrict__ transposed) {
   grid_stride_loop(filters * taps, [&](int64_t i) {
     const int64_t tap = i / filters, k = i - tap * filters;
-    transposed[i] = weight[k * taps + tap];
+    transposed[i] = weight[k * taps + (turned ? taps - 1 - tap : tap)];
   });
 }
 

@@ -32,8 +32,7 @@ constexpr const char* kFaults[] = {
 
 template <Fault kFault>
 __global__ void reverse_kernel(const float* from, float* to) {
-  extern __shared__ __align__(128) unsigned char shared_storage[];
-  float* const shared = reinterpret_cast<float*>(shared_storage);
+  float* const shared = reinterpret_cast<float*>(dynamic_shared());
   const int thread = static_cast<int>(threadIdx.x);
   if constexpr (kFault == Fault::no_wait) {
     if (thread < kThreads / 4) copy_async(shared + thread * 4, from + thread * 4, true);

@@ -1,6 +1,6 @@
 // Random problems for every CUDA algorithm of an operator, compared with plain loops in double.
 //
-//   problems OPERATOR SEED COUNT
+//   problems OPERATOR SEED COUNT [ALGORITHM]
 //
 // Operands are small integers, so that sums of products are exact in every dtype and order and a result must be the
 // rounded exact one to the last bit; only the quotients of averages may differ.
@@ -121,8 +121,20 @@ std::ostream& operator<<(std::ostream& to, const Axis& axis) {
             << ' ' << (axis.adaptive ? "adaptive" : kBorderNames[static_cast<int>(axis.border)]) << ')';
 }
 
-// How often each algorithm was compared, by pass.
+// How often each algorithm was compared, by pass; the one to run alone, if any.
 std::map<std::string, int> compared;
+std::string_view only;
+
+// The algorithms that are to run the problem.
+template <typename Problem, typename Arguments>
+std::vector<Algorithm<Problem, Arguments>> chosen(
+    std::span<const Algorithm<Problem, Arguments>> algorithms, const Problem& problem) {
+  std::vector<Algorithm<Problem, Arguments>> chosen;
+  for (const auto& algorithm : algorithms) {
+    if ((only.empty() || only == algorithm.name) && algorithm.supports(problem)) chosen.push_back(algorithm);
+  }
+  return chosen;
+}
 
 template <typename Problem, typename Arguments>
 void run(
@@ -150,7 +162,10 @@ Axes random_axes(bool pooling) {
                            : pair([] { return between(1, chance(10) ? 14 : 6); });
   if (axes.kernel[1] == 0) axes.kernel[1] = axes.kernel[0];
   axes.size = pair([] {
-    return chance(10) ? between(40, 75) : chance(30) ? pick({7, 8, 14, 16, 28, 32}) : between(1, 30);
+    return chance(3)    ? between(100, 300)
+           : chance(10) ? between(40, 75)
+           : chance(30) ? pick({7, 8, 14, 16, 28, 32})
+                        : between(1, 30);
   });
   axes.stride = pair([] { return chance(50) ? 1 : between(1, 4); });
   axes.dilation = pair([] { return chance(70) ? 1 : between(1, 3); });
@@ -201,6 +216,7 @@ Conv2dProblem random_conv2d() {
 
 void check_conv2d() {
   const Conv2dProblem problem = random_conv2d();
+  if (chosen(conv2d_cuda_algorithms(), problem).empty()) return;
   const Conv2dGeometry& g = problem.geometry;
   const bool folds = problem.pass == Conv2dPass::fold;
   const Image in{g.channels_last, g.C, g.h.input, g.w.input};
@@ -214,6 +230,9 @@ void check_conv2d() {
   Tensor output(problem.dtype, g.N * out.C * out.H * out.W), bias(problem.dtype, biases);
   input.fill(), weight.fill(2), output.fill(), bias.fill();
   const bool biased = chance(50) && problem.pass != Conv2dPass::grad_weight;
+  // A pixel that is no number reaches exactly what reads it.
+  Tensor& pixels = problem.pass == Conv2dPass::grad_input ? output : input;
+  if (chance(20)) pixels.set(below(pixels.numel), chance(50) ? std::nan("") : std::numeric_limits<double>::infinity());
 
   std::vector<double> x(input.numel), y(output.numel), f(weight.numel), b(bias.numel);
   const auto for_each_product = [&](const auto& visit) {
@@ -279,8 +298,7 @@ void check_conv2d() {
         << (biased ? " bias" : "") << (problem.allow_tf32 ? " tf32" : "");
   constexpr const char* kPasses[] = {"forward", "grad_input", "grad_weight", "grad_bias", "fold"};
   const int pass = static_cast<int>(problem.pass);
-  for (const Conv2dAlgorithm& algorithm : conv2d_cuda_algorithms()) {
-    if (!algorithm.supports(problem)) continue;
+  for (const Conv2dAlgorithm& algorithm : chosen(conv2d_cuda_algorithms(), problem)) {
     // A product of each group fills little of a tile, whose rest is as slow: some such problems do.
     if (g.groups > 4 && std::string_view(algorithm.name).starts_with("implicit_gemm") && chance(85)) continue;
     const Tensor result(
@@ -387,8 +405,7 @@ void check_max_pool2d() {
     });
   }
   constexpr const char* kPasses[] = {"forward", "forward_with_offsets", "grad_input", "gather", "indices"};
-  for (const MaxPool2dAlgorithm& algorithm : max_pool2d_cuda_algorithms()) {
-    if (!algorithm.supports(problem)) continue;
+  for (const MaxPool2dAlgorithm& algorithm : chosen(max_pool2d_cuda_algorithms(), problem)) {
     const Tensor values(problem.dtype, pass == MaxPool2dPass::grad_input ? input.numel : output.numel);
     const Tensor named(offset_dtype, output.numel), pixels(DType::int64, output.numel);
     MaxPool2dArguments arguments{
@@ -432,8 +449,7 @@ void check_avg_pool2d() {
   const bool forward = pass == AvgPool2dPass::forward;
   // One rounding to the dtype, and in sums of quotients one of float32 for each of up to some hundred.
   const double tolerance = std::array{4e-6, 1e-13, 4e-3, 5e-4}[static_cast<int>(problem.dtype)];
-  for (const AvgPool2dAlgorithm& algorithm : avg_pool2d_cuda_algorithms()) {
-    if (!algorithm.supports(problem)) continue;
+  for (const AvgPool2dAlgorithm& algorithm : chosen(avg_pool2d_cuda_algorithms(), problem)) {
     const Tensor result(problem.dtype, forward ? output.numel : input.numel);
     AvgPool2dArguments arguments{
         .input = forward ? input.data() : result.data(), .output = forward ? result.data() : output.data()};
@@ -463,8 +479,7 @@ void check_max_unpool2d() {
       }
   constexpr const char* kPasses[] = {"scatter", "scatter_add", "gather"};
   const bool gathers = pass == MaxUnpool2dPass::gather;
-  for (const MaxUnpool2dAlgorithm& algorithm : max_unpool2d_cuda_algorithms()) {
-    if (!algorithm.supports(problem)) continue;
+  for (const MaxUnpool2dAlgorithm& algorithm : chosen(max_unpool2d_cuda_algorithms(), problem)) {
     const Tensor result(problem.dtype, gathers ? pooled.numel : image.numel);
     const MaxUnpool2dArguments arguments{
         .pooled = gathers ? result.data() : pooled.data(),
@@ -486,7 +501,7 @@ void check_max_unpool2d() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return std::fprintf(stderr, "usage: %s OPERATOR SEED COUNT\n", argv[0]), 2;
+  if (argc < 4) return std::fprintf(stderr, "usage: %s OPERATOR SEED COUNT [ALGORITHM]\n", argv[0]), 2;
   const std::map<std::string, void (*)()> checks{
       {"conv2d", check_conv2d},
       {"max_pool2d", check_max_pool2d},
@@ -494,6 +509,7 @@ int main(int argc, char** argv) {
       {"max_unpool2d", check_max_unpool2d}};
   const auto check = checks.find(argv[1]);
   if (check == checks.end()) return std::fprintf(stderr, "unknown operator %s\n", argv[1]), 2;
+  if (argc > 4) only = argv[4];
   random_bits.seed(std::strtoull(argv[2], nullptr, 10));
   for (long i = std::strtol(argv[3], nullptr, 10); i > 0; --i) check->second();
   for (const auto& [what, times] : compared) std::printf("%s %d\n", what.c_str(), times);
