@@ -110,9 +110,10 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
 }
 
 // Which kernels take the problem: those for the usual windows, of either layout, or the general ones.
-enum class Kernels { planes, channels, general };
+enum class Kernels { toeplitz, planes, channels, general };
 Kernels choose(const Conv2dProblem& problem, DepthwiseWindow& window) {
   if (!is_depthwise_window(problem, window)) return Kernels::general;
+  if (depthwise_toeplitz_supports(window, problem)) return Kernels::toeplitz;
   if (depthwise_planes_supports(window, problem)) return Kernels::planes;
   return depthwise_channels_supports(window, problem) ? Kernels::channels : Kernels::general;
 }
@@ -143,6 +144,7 @@ void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& argument
   const bool weighs = problem.pass == Conv2dPass::grad_weight;
   DepthwiseWindow window{};
   const Kernels kernels = choose(problem, window);
+  if (kernels == Kernels::toeplitz) return depthwise_toeplitz_run(window, problem, arguments);
   if (kernels == Kernels::planes) {
     return (weighs ? depthwise_planes_grad_weight : depthwise_planes_run)(window, problem, arguments);
   }

@@ -31,8 +31,6 @@ struct PlaneTiles {
   int64_t shared_bytes;
   Divisor<int32_t> by_row_tiles, by_column_tiles, by_column_threads, by_row_threads;
   bool vector_store, staged_store;
-
-  int column_threads(int run) const { return columns / run; }
 };
 
 // `source_taps` rows and columns of the window are read at once from a tile. Planes are held together while the rest
@@ -215,20 +213,16 @@ __global__ void __launch_bounds__(kBlockThreads, kDepthwiseBlocks<accumulator_t<
   scalar_t* const first = destination +
                           (static_cast<int64_t>(origin.plane) * window.out_height + origin.row) * window.out_width +
                           origin.column;
-  scalar_t* const staged = reinterpret_cast<scalar_t*>(dynamic_shared()) +
-                           reinterpret_cast<uintptr_t>(first) % kVectorBytes / sizeof(scalar_t);
-  if (tiles.staged_store) __syncthreads();
-  if (computes) {
-    const int plane_step = tiles.staged_store ? rows * window.out_width : window.out_height * window.out_width;
-    scalar_t* const to =
-        (tiles.staged_store ? staged : first) + part.plane * plane_step + part.row * window.out_width + part.run * kRun;
+  scalar_t* const staged = shared_stretch(tile, first);
+  const auto write = [&](scalar_t* to, int plane_step, bool by_runs) {
+    to += part.plane * plane_step + part.row * window.out_width + part.run * kRun;
 #pragma unroll
     for (int a = 0; a < kThreadRows; ++a) {
       if (row + a >= window.out_height) break;
       Run<scalar_t> result;
 #pragma unroll
       for (int v = 0; v < kRun; ++v) result[v] = static_cast<scalar_t>(sums[a][v]);
-      if (tiles.vector_store) {
+      if (by_runs) {
         result.store(to + a * window.out_width);
       } else {
 #pragma unroll
@@ -237,18 +231,16 @@ __global__ void __launch_bounds__(kBlockThreads, kDepthwiseBlocks<accumulator_t<
         }
       }
     }
+  };
+  if (!tiles.staged_store) {
+    if (computes) write(first, window.out_height * window.out_width, tiles.vector_store);
+    return;
   }
-  if (!tiles.staged_store) return;
+  // Nobody reads the tile any more.
   __syncthreads();
-  const int before = static_cast<int>(staged - reinterpret_cast<scalar_t*>(dynamic_shared()));
-  const int end = before + planes * rows * window.out_width;
-  for (int i = static_cast<int>(threadIdx.x) * kRun; i < end; i += kBlockThreads * kRun) {
-    if (i >= before && i + kRun <= end) {
-      tile[i / kRun].store(first + (i - before));
-    } else {
-      for (int e = i < before ? before : i; e < i + kRun && e < end; ++e) first[e - before] = staged[e - before];
-    }
-  }
+  if (computes) write(staged, rows * window.out_width, false);
+  __syncthreads();
+  store_stretch(tile, staged, first, planes * rows * window.out_width);
 }
 
 template <typename scalar_t, int kKernel, int kStride>

@@ -74,6 +74,10 @@ bool depthwise_planes_supports(const DepthwiseWindow& window, const Conv2dProble
 bool depthwise_channels_supports(const DepthwiseWindow& window, const Conv2dProblem& problem);
 int64_t depthwise_planes_slices(const DepthwiseWindow& window, const Conv2dProblem& problem);
 int64_t depthwise_channels_slices(const DepthwiseWindow& window, const Conv2dProblem& problem);
+// Large windows of half types, on tensor cores.
+bool depthwise_toeplitz_supports(const DepthwiseWindow& window, const Conv2dProblem& problem);
+void depthwise_toeplitz_run(
+    const DepthwiseWindow& window, const Conv2dProblem& problem, const Conv2dArguments& arguments);
 void depthwise_planes_run(
     const DepthwiseWindow& window, const Conv2dProblem& problem, const Conv2dArguments& arguments);
 void depthwise_channels_run(

@@ -28,11 +28,11 @@ __device__ Run<scalar_t> load_run(
   for (int i = 0; i < 8; ++i) held.words[i] = 0;
   const int first = column < 0 ? -column : 0, last = width - column < kRun ? width - column : kRun;
   if (first >= last) return held.run;
-  const uintptr_t from = reinterpret_cast<uintptr_t>(row) + column * static_cast<int64_t>(sizeof(scalar_t));
-  const int shift = static_cast<int>(from % kVectorBytes);
-  const uintptr_t aligned = from - shift;
-  if (aligned < reinterpret_cast<uintptr_t>(begin) ||
-      aligned + (shift == 0 ? kVectorBytes : 2 * kVectorBytes) > reinterpret_cast<uintptr_t>(end)) {
+  // Pointers, never made from integers: of those the compiler would not know that they are to global memory.
+  const scalar_t* const from = row + column;
+  const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(from) % kVectorBytes);
+  const scalar_t* const aligned = from - shift / static_cast<int>(sizeof(scalar_t));
+  if (aligned < begin || aligned + (shift == 0 ? kRun : 2 * kRun) > end) {
 #pragma unroll
     for (int e = 0; e < kRun; ++e) {
       if (e >= first && e < last) held.run[e] = row[column + e];
@@ -81,11 +81,12 @@ struct PlaneTile {
   // Odd pitches spread neighbouring rows and planes over the banks.
   PlaneTile(int runs, int rows) : runs(runs), rows(rows), pitch(runs | 1), plane_pitch((runs | 1) * rows | 1) {}
 
-  // The block's threads load `planes` planes from pixel (row, column) of each on; zeros lie around an image.
-  template <typename scalar_t>
+  // The block's threads load `planes` planes from pixel (row, column) of each on; zeros lie around an image. Each calls
+  // visit(run) for what it loads.
+  template <typename scalar_t, typename Visit>
   __device__ void load(
       Run<scalar_t>* tile, const scalar_t* source, int64_t plane_step, int planes, int row, int column, int height,
-      int width, const scalar_t* begin, const scalar_t* end) const {
+      int width, const scalar_t* begin, const scalar_t* end, const Visit& visit) const {
     const int count = runs.multiply(rows.multiply(planes));
 #pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kBlockThreads) {
@@ -98,8 +99,34 @@ struct PlaneTile {
             begin, end);
       }
       tile[plane * plane_pitch + line * pitch + run] = values;
+      visit(values);
     }
   }
+  template <typename scalar_t>
+  __device__ void load(
+      Run<scalar_t>* tile, const scalar_t* source, int64_t plane_step, int planes, int row, int column, int height,
+      int width, const scalar_t* begin, const scalar_t* end) const {
+    load(tile, source, plane_step, planes, row, column, height, width, begin, end, [](const Run<scalar_t>&) {});
+  }
 };
+
+// Elements that go to the stretch of memory from `to` on wait in shared memory from shared_stretch(runs, to) on, as far
+// behind a multiple of 16 bytes as they will lie: then the block's threads write them in 16-byte pieces.
+template <typename scalar_t>
+__device__ scalar_t* shared_stretch(Run<scalar_t>* runs, const scalar_t* to) {
+  return reinterpret_cast<scalar_t*>(runs) + reinterpret_cast<uintptr_t>(to) % kVectorBytes / sizeof(scalar_t);
+}
+template <typename scalar_t>
+__device__ void store_stretch(const Run<scalar_t>* runs, const scalar_t* staged, scalar_t* to, int count) {
+  constexpr int kRun = kRunLength<scalar_t>;
+  const int before = static_cast<int>(staged - reinterpret_cast<const scalar_t*>(runs)), end = before + count;
+  for (int i = static_cast<int>(threadIdx.x) * kRun; i < end; i += kBlockThreads * kRun) {
+    if (i >= before && i + kRun <= end) {
+      runs[i / kRun].store(to + (i - before));
+    } else {
+      for (int e = i < before ? before : i; e < i + kRun && e < end; ++e) to[e - before] = staged[e - before];
+    }
+  }
+}
 
 }  // namespace convops

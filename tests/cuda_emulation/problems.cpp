@@ -187,20 +187,21 @@ Conv2dProblem random_conv2d() {
     Axes axes = random_axes(false);
     if (chance(4)) axes.kernel = {between(20, 31), between(20, 31)}, axes.size = {28, 28}, axes.pads = {15, 15, 15, 14};
     int64_t groups = 1, C = between(1, 20), K = between(1, 20);
-    if (chance(50)) {
+    if (chance(40)) {
       groups = chance(50) ? between(1, 20) : 8 * between(1, 6);
       C = groups, K = groups * (chance(75) ? 1 : between(2, 3));
     } else if (chance(30)) {
       groups = between(2, 4), C = groups * between(1, 9), K = groups * between(1, 9);
-    } else if (chance(40)) {
+    } else if (chance(65)) {
       C = 8 * between(1, 9), K = chance(20) ? 136 : 8 * between(1, 12);
     }
+    const bool channels_last = chance(50);
     const Border border = chance(75) ? Border::zeros : static_cast<Border>(between(1, 4));
     const auto pass = static_cast<Conv2dPass>(chance(90) ? below(3) : between(3, 4));
     try {
       const Conv2dGeometry geometry = make_conv2d_geometry(
           "problems", {between(1, 3), C, axes.size[0], axes.size[1]}, {K, C / groups, axes.kernel[0], axes.kernel[1]},
-          axes.stride, axes.pads, axes.dilation, groups, border, chance(50), chance(50));
+          axes.stride, axes.pads, axes.dilation, groups, border, channels_last, chance(75) == channels_last);
       const double products =
           static_cast<double>(geometry.output_numel()) * C / groups * axes.kernel[0] * axes.kernel[1];
       if (products > 3e6 || (pass == Conv2dPass::grad_input && border != Border::zeros) ||
@@ -230,9 +231,13 @@ void check_conv2d() {
   Tensor output(problem.dtype, g.N * out.C * out.H * out.W), bias(problem.dtype, biases);
   input.fill(), weight.fill(2), output.fill(), bias.fill();
   const bool biased = chance(50) && problem.pass != Conv2dPass::grad_weight;
-  // A pixel that is no number reaches exactly what reads it.
+  // A pixel that is no number reaches exactly what reads it; the last one lies beside what is not there.
   Tensor& pixels = problem.pass == Conv2dPass::grad_input ? output : input;
-  if (chance(20)) pixels.set(below(pixels.numel), chance(50) ? std::nan("") : std::numeric_limits<double>::infinity());
+  if (chance(30)) {
+    pixels.set(
+        chance(50) ? pixels.numel - 1 : below(pixels.numel),
+        chance(50) ? std::nan("") : std::numeric_limits<double>::infinity());
+  }
 
   std::vector<double> x(input.numel), y(output.numel), f(weight.numel), b(bias.numel);
   const auto for_each_product = [&](const auto& visit) {

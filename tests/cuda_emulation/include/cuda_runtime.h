@@ -67,6 +67,14 @@ size_t& shared_limit(const void* kernel);
 inline void __syncthreads() {
   emulation::wait_for_block();
 }
+inline int __syncthreads_or(int predicate) {
+  static int predicates[1024];
+  predicates[threadIdx.x] = predicate;
+  emulation::wait_for_block();
+  const bool any = std::any_of(predicates, predicates + blockDim.x, [](int p) { return p != 0; });
+  emulation::wait_for_block();
+  return any;
+}
 inline void __syncwarp(unsigned = 0xffffffff) {
   emulation::wait_for_warp();
 }
