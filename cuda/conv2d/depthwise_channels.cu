@@ -127,7 +127,7 @@ struct ChannelSlices {
   int lanes, channel_blocks, tap_rows, tap_columns;
   int strips, slice_strips;
   Divisor<int32_t> by_runs, by_rows;
-  int64_t slices() const { return ceil_div(strips, slice_strips); }
+  int64_t slices() const { return std::max<int64_t>(1, ceil_div(strips, slice_strips)); }
 };
 
 template <typename scalar_t, int kKernel>
@@ -142,12 +142,12 @@ ChannelSlices plan_slices(const DepthwiseWindow& window) {
   slices.channel_blocks = static_cast<int>(ceil_div(vectors, slices.lanes));
   slices.tap_rows = static_cast<int>(ceil_div(window.kernel_h, Taps::kRows));
   slices.tap_columns = static_cast<int>(ceil_div(window.kernel_w, Taps::kColumns));
-  slices.strips = static_cast<int>(std::max<int64_t>(1, window.images * window.out_height * runs));
+  slices.strips = static_cast<int>(window.images * window.out_height * runs);
   // Enough blocks to fill a GPU of about 132 SMs eight times over, but with 16 outputs or more for each thread.
   const int64_t at_once = kChannelThreads / slices.lanes;
   const int64_t blocks = int64_t{slices.channel_blocks} * slices.tap_rows * slices.tap_columns;
   const int64_t wanted = std::max<int64_t>(1, std::min(1056 / blocks, slices.strips / (16 / kStripOutputs * at_once)));
-  slices.slice_strips = static_cast<int>(ceil_div(slices.strips, wanted));
+  slices.slice_strips = static_cast<int>(std::max<int64_t>(1, ceil_div(slices.strips, wanted)));
   slices.by_runs = Divisor<int32_t>(runs);
   slices.by_rows = Divisor<int32_t>(window.out_height);
   return slices;

@@ -45,63 +45,65 @@ std::array<int64_t, 2> pair(const std::function<int64_t()>& draw) {
   std::exit(1);
 }
 
-double rounded(DType dtype, double value) {
-  double result = 0;
-  dispatch_all("problems", dtype, [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    if constexpr (sizeof(scalar_t) == 2 && !std::numeric_limits<scalar_t>::is_integer) {
-      result = static_cast<float>(scalar_t(static_cast<float>(value)));
-    } else {
-      result = static_cast<double>(static_cast<scalar_t>(value));
-    }
-  });
-  return result;
-}
-
-// A dense tensor in the emulated GPU's memory. Mostly it lies where torch would allocate it, else where a slice may.
+// A dense tensor in the emulated GPU's memory, and what was written to it. Mostly it lies where torch would allocate
+// it, else where a slice may.
 struct Tensor {
   Tensor(DType dtype, int64_t numel)
       : dtype(dtype),
-        numel(numel),
+        values(static_cast<size_t>(numel)),
         memory(static_cast<size_t>(numel * element_size(dtype)), chance(75) ? 16 : size_t(element_size(dtype))) {}
 
+  int64_t numel() const { return static_cast<int64_t>(values.size()); }
   void* data() const { return memory.data(); }
-  double operator[](int64_t i) const {
-    double value = 0;
-    dispatch_all("problems", dtype, [&](auto tag) {
-      value = static_cast<double>(comparable(static_cast<const typename decltype(tag)::type*>(memory.data())[i]));
-    });
-    return value;
-  }
+  double operator[](int64_t i) const { return values[i]; }
+
   void set(int64_t i, double value) {
+    values[i] = value;
+    dispatch_all("problems", dtype, [&](auto tag) { convert<typename decltype(tag)::type>(i, value); });
+  }
+  void fill(int64_t least, int64_t most) {
+    for (int64_t i = 0; i < numel(); ++i) {
+      set(i, static_cast<double>(between(dtype == DType::uint8 ? std::max<int64_t>(0, least) : least, most)));
+    }
+  }
+  // Whether it holds these values as its dtype rounds them, or within a relative tolerance.
+  void expect(const char* name, const std::vector<double>& wanted, double tolerance = 0) {
     dispatch_all("problems", dtype, [&](auto tag) {
       using scalar_t = typename decltype(tag)::type;
-      if constexpr (sizeof(scalar_t) == 2 && !std::numeric_limits<scalar_t>::is_integer) {
-        static_cast<scalar_t*>(memory.data())[i] = scalar_t(static_cast<float>(value));
-      } else {
-        static_cast<scalar_t*>(memory.data())[i] = static_cast<scalar_t>(value);
+      for (int64_t i = 0; i < numel(); ++i) {
+        const auto got = static_cast<double>(comparable(static_cast<const scalar_t*>(data())[i]));
+        double want = wanted[i];
+        if (tolerance == 0) want = static_cast<double>(comparable(convert<scalar_t>(i, want)));
+        if (got == want || (got != got && want != want) || std::abs(got - want) <= tolerance * std::abs(want)) continue;
+        mismatch(
+            std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(got) + ", not " +
+            std::to_string(want));
       }
     });
   }
-  Tensor& fill(int64_t most = 3) {
-    for (int64_t i = 0; i < numel; ++i)
-      set(i, static_cast<double>(dtype == DType::uint8 ? below(most) : between(-most, most)));
-    return *this;
-  }
-  void expect(const char* name, const std::vector<double>& values, double tolerance = 0) const {
-    for (int64_t i = 0; i < numel; ++i) {
-      const double got = (*this)[i], want = tolerance == 0 ? rounded(dtype, values[i]) : values[i];
-      if (got == want || (got != got && want != want) || std::abs(got - want) <= tolerance * std::abs(want)) continue;
-      mismatch(
-          std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(got) + ", not " +
-          std::to_string(want));
-    }
-  }
 
   DType dtype;
-  int64_t numel;
+  std::vector<double> values;
   emulation::Memory memory;
+
+ private:
+  // Half types are made from float32: no double of these tests needs two roundings.
+  template <typename scalar_t>
+  scalar_t convert(int64_t i, double value) {
+    using narrow_t = std::conditional_t<std::is_arithmetic_v<scalar_t>, double, float>;
+    return static_cast<scalar_t*>(data())[i] = static_cast<scalar_t>(static_cast<narrow_t>(value));
+  }
 };
+
+// Calls visit(a, b, c, d) for all indices below the sizes, the last the fastest.
+template <typename Visit>
+void over(const std::array<int64_t, 4>& sizes, const Visit& visit) {
+  std::array<int64_t, 4> i{};
+  for (int64_t left = sizes[0] * sizes[1] * sizes[2] * sizes[3]; left > 0; --left) {
+    visit(i[0], i[1], i[2], i[3]);
+    for (int digit = 3; digit >= 0 && ++i[digit] == sizes[digit]; --digit) i[digit] = 0;
+  }
+}
 
 struct Image {
   bool channels_last;
@@ -198,10 +200,12 @@ Conv2dProblem random_conv2d() {
     const bool channels_last = chance(50);
     const Border border = chance(75) ? Border::zeros : static_cast<Border>(between(1, 4));
     const auto pass = static_cast<Conv2dPass>(chance(90) ? below(3) : between(3, 4));
+    // Images are written where there are some, a gradient of the weight always.
+    const int64_t N = pass == Conv2dPass::grad_weight && chance(5) ? 0 : between(1, 3);
     try {
       const Conv2dGeometry geometry = make_conv2d_geometry(
-          "problems", {between(1, 3), C, axes.size[0], axes.size[1]}, {K, C / groups, axes.kernel[0], axes.kernel[1]},
-          axes.stride, axes.pads, axes.dilation, groups, border, channels_last, chance(75) == channels_last);
+          "problems", {N, C, axes.size[0], axes.size[1]}, {K, C / groups, axes.kernel[0], axes.kernel[1]}, axes.stride,
+          axes.pads, axes.dilation, groups, border, channels_last, chance(75) == channels_last);
       const double products =
           static_cast<double>(geometry.output_numel()) * C / groups * axes.kernel[0] * axes.kernel[1];
       if (products > 3e6 || (pass == Conv2dPass::grad_input && border != Border::zeros) ||
@@ -229,72 +233,44 @@ void check_conv2d() {
 
   Tensor input(problem.dtype, g.input_numel()), weight(problem.dtype, g.weight_numel());
   Tensor output(problem.dtype, g.N * out.C * out.H * out.W), bias(problem.dtype, biases);
-  input.fill(), weight.fill(2), output.fill(), bias.fill();
+  input.fill(-3, 3), weight.fill(-2, 2), output.fill(-3, 3), bias.fill(-3, 3);
   const bool biased = chance(50) && problem.pass != Conv2dPass::grad_weight;
   // A pixel that is no number reaches exactly what reads it; the last one lies beside what is not there.
   Tensor& pixels = problem.pass == Conv2dPass::grad_input ? output : input;
-  if (chance(30)) {
+  if (pixels.numel() > 0 && chance(50)) {
     pixels.set(
-        chance(50) ? pixels.numel - 1 : below(pixels.numel),
+        chance(70) ? pixels.numel() - 1 : below(pixels.numel()),
         chance(50) ? std::nan("") : std::numeric_limits<double>::infinity());
   }
 
-  std::vector<double> x(input.numel), y(output.numel), f(weight.numel), b(bias.numel);
-  const auto for_each_product = [&](const auto& visit) {
-    for (int64_t n = 0; n < g.N; ++n)
-      for (int64_t p = 0; p < g.h.output; ++p)
-        for (int64_t q = 0; q < g.w.output; ++q)
-          for (int64_t r = 0; r < g.h.kernel; ++r)
-            for (int64_t s = 0; s < g.w.kernel; ++s) {
-              const int64_t h = g.h.pixel(g.h.start(p) + r * g.h.dilation),
-                            w = g.w.pixel(g.w.start(q) + s * g.w.dilation);
-              if (h < 0 || w < 0) continue;
-              for (int64_t k = 0; k < g.K; ++k)
-                for (int64_t c = 0; c < per_group; ++c) {
-                  visit(in.at(n, k / filters * per_group + c, h, w), filter.at(k, c, r, s), out.at(n, k, p, q));
-                }
-            }
-  };
-  // Read once: conversions are slow.
-  std::vector<double> input_values(input.numel), weight_values(weight.numel), output_values(output.numel);
-  for (int64_t i = 0; i < input.numel; ++i) input_values[i] = input[i];
-  for (int64_t i = 0; i < weight.numel; ++i) weight_values[i] = weight[i];
-  for (int64_t i = 0; i < output.numel; ++i) output_values[i] = output[i];
-  const auto add_bias = [&](std::vector<double>& to, const Image& image) {
-    if (!biased) return;
-    for (int64_t n = 0; n < g.N; ++n)
-      for (int64_t c = 0; c < image.C; ++c)
-        for (int64_t h = 0; h < image.H; ++h)
-          for (int64_t w = 0; w < image.W; ++w) to[image.at(n, c, h, w)] += bias[c];
-  };
-  switch (problem.pass) {
-    case Conv2dPass::forward:
-      for_each_product([&](int64_t i, int64_t j, int64_t o) { y[o] += input_values[i] * weight_values[j]; });
-      add_bias(y, out);
-      break;
-    case Conv2dPass::grad_input:
-      for_each_product([&](int64_t i, int64_t j, int64_t o) { x[i] += output_values[o] * weight_values[j]; });
-      add_bias(x, in);
-      break;
-    case Conv2dPass::grad_weight:
-      for_each_product([&](int64_t i, int64_t j, int64_t o) { f[j] += input_values[i] * output_values[o]; });
-      break;
-    case Conv2dPass::grad_bias:
-      for (int64_t n = 0; n < g.N; ++n)
-        for (int64_t k = 0; k < g.K; ++k)
-          for (int64_t p = 0; p < out.H; ++p)
-            for (int64_t q = 0; q < out.W; ++q) b[k] += output_values[out.at(n, k, p, q)];
-      break;
-    case Conv2dPass::fold:
-      for (int64_t n = 0; n < g.N; ++n)
-        for (int64_t c = 0; c < g.C; ++c)
-          for (int64_t i = 0; i < out.H; ++i)
-            for (int64_t j = 0; j < out.W; ++j) {
-              const int64_t h = g.h.pixel(i - g.h.pad_lower), w = g.w.pixel(j - g.w.pad_lower);
-              if (h >= 0 && w >= 0) x[in.at(n, c, h, w)] += output_values[out.at(n, c, i, j)];
-            }
-      add_bias(x, in);
-      break;
+  std::vector<double> x(input.numel()), y(output.numel()), f(weight.numel()), b(bias.numel());
+  if (is_contraction(problem.pass)) {
+    over({g.N, g.h.output, g.w.output, g.h.kernel * g.w.kernel}, [&](int64_t n, int64_t p, int64_t q, int64_t tap) {
+      const int64_t r = tap / g.w.kernel, s = tap % g.w.kernel;
+      const int64_t h = g.h.pixel(g.h.start(p) + r * g.h.dilation), w = g.w.pixel(g.w.start(q) + s * g.w.dilation);
+      if (h < 0 || w < 0) return;
+      over({1, 1, g.K, per_group}, [&](int64_t, int64_t, int64_t k, int64_t c) {
+        const int64_t i = in.at(n, k / filters * per_group + c, h, w), j = filter.at(k, c, r, s);
+        const int64_t o = out.at(n, k, p, q);
+        if (problem.pass == Conv2dPass::forward) y[o] += input[i] * weight[j];
+        if (problem.pass == Conv2dPass::grad_input) x[i] += output[o] * weight[j];
+        if (problem.pass == Conv2dPass::grad_weight) f[j] += input[i] * output[o];
+      });
+    });
+  } else {
+    over({g.N, out.C, out.H, out.W}, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
+      const double value = output[out.at(n, c, i, j)];
+      if (!folds) return void(b[c] += value);
+      const int64_t h = g.h.pixel(i - g.h.pad_lower), w = g.w.pixel(j - g.w.pad_lower);
+      if (h >= 0 && w >= 0) x[in.at(n, c, h, w)] += value;
+    });
+  }
+  if (biased) {
+    const bool forward = problem.pass == Conv2dPass::forward;
+    const Image& to = forward ? out : in;
+    over({g.N, to.C, to.H, to.W}, [&](int64_t n, int64_t c, int64_t h, int64_t w) {
+      if (problem.pass != Conv2dPass::grad_bias) (forward ? y : x)[to.at(n, c, h, w)] += bias[c];
+    });
   }
 
   std::ostringstream about;
@@ -306,8 +282,8 @@ void check_conv2d() {
   for (const Conv2dAlgorithm& algorithm : chosen(conv2d_cuda_algorithms(), problem)) {
     // A product of each group fills little of a tile, whose rest is as slow: some such problems do.
     if (g.groups > 4 && std::string_view(algorithm.name).starts_with("implicit_gemm") && chance(85)) continue;
-    const Tensor result(
-        problem.dtype, std::array{output.numel, input.numel, weight.numel, bias.numel, input.numel}[pass]);
+    Tensor result(
+        problem.dtype, std::array{output.numel(), input.numel(), weight.numel(), bias.numel(), input.numel()}[pass]);
     Conv2dArguments arguments{
         .input = input.data(),
         .weight = weight.data(),
@@ -348,10 +324,9 @@ std::string about_pool2d(const Pool2dGeometry& g) {
 // Calls visit(output, n, c, p, q) for every window.
 void for_each_window(
     const Pool2dGeometry& g, const std::function<void(int64_t, int64_t, int64_t, int64_t, int64_t)>& visit) {
-  for (int64_t n = 0; n < g.N; ++n)
-    for (int64_t c = 0; c < g.C; ++c)
-      for (int64_t p = 0; p < g.h.output; ++p)
-        for (int64_t q = 0; q < g.w.output; ++q) visit(g.output_at(n, c, p, q), n, c, p, q);
+  over({g.N, g.C, g.h.output, g.w.output}, [&](int64_t n, int64_t c, int64_t p, int64_t q) {
+    visit(g.output_at(n, c, p, q), n, c, p, q);
+  });
 }
 // Calls visit(tap, h, w) for the taps of a window inside the input, in row-major order.
 template <typename Visit>
@@ -372,10 +347,10 @@ void check_max_pool2d() {
   const double infinity = std::numeric_limits<double>::infinity();
   Tensor input(problem.dtype, g.input_numel()), output(problem.dtype, g.output_numel());
   Tensor offsets(offset_dtype, g.output_numel());
-  input.fill(), output.fill();
+  input.fill(-3, 3), output.fill(-3, 3);
   if (floating && forward) {
     const bool low = chance(30);
-    for (int64_t i = 0; i < input.numel; ++i) {
+    for (int64_t i = 0; i < input.numel(); ++i) {
       if (low || chance(3)) input.set(i, chance(4) ? std::nan("") : -infinity);
     }
   }
@@ -384,7 +359,7 @@ void check_max_pool2d() {
   dispatch_all("problems", problem.dtype, [&](auto tag) {
     lowest_value = static_cast<double>(comparable(lowest<typename decltype(tag)::type>()));
   });
-  std::vector<double> x(input.numel), y(output.numel), taps(output.numel), indices(output.numel);
+  std::vector<double> x(input.numel()), y(output.numel()), taps(output.numel()), indices(output.numel());
   for_each_window(g, [&](int64_t o, int64_t n, int64_t c, int64_t p, int64_t q) {
     double most = lowest_value;
     int64_t best = g.h.first_tap(p) * g.w.kernel + g.w.first_tap(q);
@@ -397,7 +372,8 @@ void check_max_pool2d() {
   });
   if (!forward) {
     // Any offset is safe; one that is no tap of the window inside the image names nothing.
-    for (int64_t i = 0; i < offsets.numel; ++i) offsets.set(i, chance(10) ? static_cast<double>(below(256)) : taps[i]);
+    for (int64_t i = 0; i < offsets.numel(); ++i)
+      offsets.set(i, chance(10) ? static_cast<double>(below(256)) : taps[i]);
     std::fill(y.begin(), y.end(), 0.0);
     for_each_window(g, [&](int64_t o, int64_t n, int64_t c, int64_t p, int64_t q) {
       const int64_t named = static_cast<int64_t>(offsets[o]), r = named / g.w.kernel, s = named % g.w.kernel;
@@ -411,8 +387,8 @@ void check_max_pool2d() {
   }
   constexpr const char* kPasses[] = {"forward", "forward_with_offsets", "grad_input", "gather", "indices"};
   for (const MaxPool2dAlgorithm& algorithm : chosen(max_pool2d_cuda_algorithms(), problem)) {
-    const Tensor values(problem.dtype, pass == MaxPool2dPass::grad_input ? input.numel : output.numel);
-    const Tensor named(offset_dtype, output.numel), pixels(DType::int64, output.numel);
+    Tensor values(problem.dtype, pass == MaxPool2dPass::grad_input ? input.numel() : output.numel());
+    Tensor named(offset_dtype, output.numel()), pixels(DType::int64, output.numel());
     MaxPool2dArguments arguments{
         .input = pass == MaxPool2dPass::grad_input ? values.data() : input.data(),
         .output = pass == MaxPool2dPass::grad_input ? output.data() : values.data(),
@@ -439,9 +415,8 @@ void check_avg_pool2d() {
       {chance(50) && !g.h.adaptive && !g.w.adaptive, chance(20) ? pick({-3, 2, 7}) : 0}};
   Tensor input(problem.dtype, g.input_numel()), output(problem.dtype, g.output_numel());
   // Of one sign: what a gradient sums up must not cancel, or its rounding errors are not small beside it.
-  for (int64_t i = 0; i < input.numel; ++i) input.set(i, static_cast<double>(between(1, 7)));
-  for (int64_t i = 0; i < output.numel; ++i) output.set(i, static_cast<double>(between(1, 7)));
-  std::vector<double> x(input.numel), y(output.numel);
+  input.fill(1, 7), output.fill(1, 7);
+  std::vector<double> x(input.numel()), y(output.numel());
   for_each_window(g, [&](int64_t o, int64_t n, int64_t c, int64_t p, int64_t q) {
     const auto divisor = static_cast<double>(problem.divisor.at(g, p, q));
     double sum = 0;
@@ -455,7 +430,7 @@ void check_avg_pool2d() {
   // One rounding to the dtype, and in sums of quotients one of float32 for each of up to some hundred.
   const double tolerance = std::array{4e-6, 1e-13, 4e-3, 5e-4}[static_cast<int>(problem.dtype)];
   for (const AvgPool2dAlgorithm& algorithm : chosen(avg_pool2d_cuda_algorithms(), problem)) {
-    const Tensor result(problem.dtype, forward ? output.numel : input.numel);
+    Tensor result(problem.dtype, forward ? output.numel() : input.numel());
     AvgPool2dArguments arguments{
         .input = forward ? input.data() : result.data(), .output = forward ? result.data() : output.data()};
     run(algorithm, problem, arguments, forward ? "forward" : "grad_input", about_pool2d(g));
@@ -470,22 +445,20 @@ void check_max_unpool2d() {
   const Image pooled_image{g.channels_last, g.C, 1, g.pooled}, image_image{g.channels_last, g.C, 1, g.pixels};
   Tensor pooled(problem.dtype, g.pooled_numel()), image(problem.dtype, g.numel());
   Tensor indices(DType::int64, g.pooled_numel());
-  pooled.fill(), image.fill();
-  for (int64_t i = 0; i < indices.numel; ++i) indices.set(i, static_cast<double>(below(g.pixels)));
+  pooled.fill(-3, 3), image.fill(-3, 3);
+  for (int64_t i = 0; i < indices.numel(); ++i) indices.set(i, static_cast<double>(below(g.pixels)));
   const bool bad = chance(10);
-  if (bad) indices.set(below(indices.numel), pick({-1.0, static_cast<double>(g.pixels), -1e18, 1e18}));
-  std::vector<double> scattered(image.numel), added(image.numel), gathered(pooled.numel);
-  for (int64_t n = 0; n < g.N && !bad; ++n)
-    for (int64_t c = 0; c < g.C; ++c)
-      for (int64_t i = 0; i < g.pooled; ++i) {
-        const int64_t from = pooled_image.at(n, c, 0, i);
-        const int64_t to = image_image.at(n, c, 0, static_cast<int64_t>(indices[from]));
-        scattered[to] = pooled[from], added[to] += pooled[from], gathered[from] = image[to];
-      }
+  if (bad) indices.set(below(indices.numel()), pick({-1.0, static_cast<double>(g.pixels), -1e18, 1e18}));
+  std::vector<double> scattered(image.numel()), added(image.numel()), gathered(pooled.numel());
+  over({bad ? 0 : g.N, g.C, 1, g.pooled}, [&](int64_t n, int64_t c, int64_t, int64_t i) {
+    const int64_t from = pooled_image.at(n, c, 0, i);
+    const int64_t to = image_image.at(n, c, 0, static_cast<int64_t>(indices[from]));
+    scattered[to] = pooled[from], added[to] += pooled[from], gathered[from] = image[to];
+  });
   constexpr const char* kPasses[] = {"scatter", "scatter_add", "gather"};
   const bool gathers = pass == MaxUnpool2dPass::gather;
   for (const MaxUnpool2dAlgorithm& algorithm : chosen(max_unpool2d_cuda_algorithms(), problem)) {
-    const Tensor result(problem.dtype, gathers ? pooled.numel : image.numel);
+    Tensor result(problem.dtype, gathers ? pooled.numel() : image.numel());
     const MaxUnpool2dArguments arguments{
         .pooled = gathers ? result.data() : pooled.data(),
         .image = gathers ? image.data() : result.data(),

@@ -79,15 +79,6 @@ inline void __syncwarp(unsigned = 0xffffffff) {
   emulation::wait_for_warp();
 }
 template <typename T>
-T __shfl_sync(unsigned, T value, int lane) {
-  return emulation::exchange(value)[lane % 32];
-}
-template <typename T>
-T __shfl_down_sync(unsigned, T value, int delta) {
-  const int from = emulation::lane() + delta;
-  return emulation::exchange(value)[from < 32 ? from : emulation::lane()];
-}
-template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulation::exchange(value)[emulation::lane() ^ mask];
 }
@@ -111,10 +102,6 @@ inline int __popc(unsigned bits) {
 }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(uint64_t{a} * b >> 32);
-}
-template <typename T>
-T __ldg(const T* from) {
-  return *from;
 }
 template <typename T>
 void atomicMin(T* to, T value) {
