@@ -95,14 +95,21 @@ ALGORITHMS = {
     "avg_pool2d": dict.fromkeys(("global", "separable", "direct"), ("forward", "grad_input")),
     "max_unpool2d": {"direct": ("scatter", "scatter_add", "gather")},
 }
-# Seconds rather than minutes; with other seeds, `build/cuda_emulation/problems conv2d SEED COUNT` goes on.
-PROBLEMS = {"conv2d": 250, "max_pool2d": 1500, "avg_pool2d": 600, "max_unpool2d": 300}
+# (operator, problems, the one algorithm that runs if any): seconds rather than minutes. With other seeds,
+# `build/cuda_emulation/problems OPERATOR SEED COUNT [ALGORITHM]` goes on.
+RUNS = [
+    ("conv2d", 150, None),
+    ("conv2d", 2500, "depthwise"),
+    ("max_pool2d", 800, None),
+    ("avg_pool2d", 600, None),
+    ("max_unpool2d", 300, None),
+]
 
 
-@pytest.mark.parametrize("operator", ALGORITHMS)
-def test_kernels_match_plain_loops(emulation: Path, operator: str) -> None:
-    result = run(emulation / "problems", operator, 1, PROBLEMS[operator])
+@pytest.mark.parametrize("operator, count, algorithm", RUNS)
+def test_kernels_match_plain_loops(emulation: Path, operator: str, count: int, algorithm: str | None) -> None:
+    result = run(emulation / "problems", operator, 1, count, *([] if algorithm is None else [algorithm]))
     assert result.returncode == 0, result.stderr
     compared = {line.rsplit(" ", 1)[0] for line in result.stdout.splitlines()}
-    algorithms = ALGORITHMS[operator].items()
+    algorithms = ALGORITHMS[operator].items() if algorithm is None else [(algorithm, ALGORITHMS[operator][algorithm])]
     assert compared == {f"{name} {kernel_pass}" for name, passes in algorithms for kernel_pass in passes}

@@ -29,6 +29,8 @@ inline bool is_depthwise_window(const Conv2dProblem& problem, DepthwiseWindow& w
   if (geometry.filters_per_group() != 1 || geometry.border() != Border::zeros || h.dilation != 1 || w.dilation != 1) {
     return false;
   }
+  // No larger window leaves room for a tile.
+  if (h.kernel > 1024 || w.kernel > 1024) return false;
   const bool turned = problem.pass == Conv2dPass::grad_input;
   // A step that is never taken is as good as the other.
   if (h.output == 1) h.stride = w.stride;
@@ -56,7 +58,9 @@ void dispatch_depthwise_window(const DepthwiseWindow& window, DType dtype, const
       if constexpr (sizeof(typename decltype(tag)::type) < 8) {
         if (window.is_square(3)) return function(tag, integral_constant<int, 3>(), stride);
         if (window.is_square(5)) return function(tag, integral_constant<int, 5>(), stride);
-        if (window.is_square(7)) return function(tag, integral_constant<int, 7>(), stride);
+        if constexpr (stride.value == 1) {
+          if (window.is_square(7)) return function(tag, integral_constant<int, 7>(), stride);
+        }
       }
       return function(tag, integral_constant<int, 0>(), stride);
     };
