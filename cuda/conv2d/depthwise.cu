@@ -1,4 +1,4 @@
-// Depthwise convolution: choice of index type, vector width and slices.
+// Depthwise convolution: the choice of kernels, and of the general ones index type, vector width and slices.
 #include "conv2d.cuh"
 #include "depthwise.cuh"
 #include "depthwise_window.cuh"

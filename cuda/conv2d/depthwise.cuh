@@ -1,4 +1,5 @@
-// Convolution with one input channel per group: filter k sees channel k / multiplier alone.
+// Convolution with one input channel per group: filter k sees channel k / multiplier alone. These kernels take every
+// such problem; the usual ones have faster kernels (depthwise_window.cuh).
 //
 // There is no matrix product in it, so its floor is memory: input and output once each. Filters have the same layout
 // in both weight formats, taps side by side. Where lanes are channels that would spread one load of a warp over 32
