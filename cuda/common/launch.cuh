@@ -13,6 +13,12 @@ namespace convops {
 // Blocks of this size let the compiler use up to 255 registers a thread and still fill an SM eight times over at 32.
 constexpr int kBlockThreads = 256;
 
+// A block's dynamic shared memory, of the size that its launch asked for.
+__device__ inline unsigned char* dynamic_shared() {
+  extern __shared__ __align__(128) unsigned char shared_storage[];
+  return shared_storage;
+}
+
 inline void check_cuda(const char* op, cudaError_t error) {
   CONVOPS_CHECK(error == cudaSuccess, op, "CUDA error: ", cudaGetErrorString(error));
 }

@@ -5,6 +5,11 @@
 // bytes the three have one fragment layout, so kernels address tiles in 16-byte chunks and need not know the dtype.
 #pragma once
 
+// Compiled as C++, for the tests' emulation of a GPU, the same functions are there in plain words.
+#ifndef __CUDACC__
+#include <emulated_tensor_core.h>
+#else
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -88,3 +93,5 @@ __device__ inline uint32_t round_to_tf32(uint32_t bits) {
 }
 
 }  // namespace convops
+
+#endif

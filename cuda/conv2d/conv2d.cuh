@@ -1,5 +1,5 @@
-// The algorithms of the convolution on CUDA, one per .cu file (the implicit product has one file per dtype, to build
-// in parallel).
+// The algorithms of the convolution on CUDA, one per .cu file (the implicit product has one file per dtype and
+// depthwise one per kind of kernel, to build in parallel).
 #pragma once
 
 #include "common/algorithm.h"

@@ -1,6 +1,7 @@
-// Depthwise convolution: choice of index type, vector width and slices.
+// Depthwise convolution: the choice of kernels, and of the general ones index type, vector width and slices.
 #include "conv2d.cuh"
 #include "depthwise.cuh"
+#include "depthwise_window.cuh"
 
 namespace convops {
 
@@ -54,6 +55,17 @@ void run_grad_weight(const Conv2dGeometry& geometry, const Conv2dArguments& argu
       slices);
 }
 
+// Where lanes are channels: a copy of the weight, in the workspace, with the channels side by side.
+template <typename scalar_t>
+const scalar_t* transpose_weight(
+    const Conv2dGeometry& geometry, const Conv2dArguments& arguments, const scalar_t* weight, bool turned) {
+  scalar_t* const transposed = static_cast<scalar_t*>(arguments.workspace);
+  launch(
+      "conv2d", conv2d_depthwise_transpose_weight_kernel<scalar_t>, blocks_for(geometry.weight_numel()), kBlockThreads,
+      0, arguments.stream, geometry.K, geometry.h.kernel * geometry.w.kernel, turned, weight, transposed);
+  return transposed;
+}
+
 template <typename scalar_t, typename index_t, int kVector, bool kTransposed, bool kBordered>
 void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments) {
   const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
@@ -78,13 +90,7 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
   void* source = kTransposed ? arguments.output : arguments.input;
   void* destination = kTransposed ? arguments.input : arguments.output;
   const scalar_t* weight = static_cast<const scalar_t*>(arguments.weight);
-  if (geometry.channels_last) {
-    scalar_t* transposed = static_cast<scalar_t*>(arguments.workspace);
-    launch(
-        "conv2d", conv2d_depthwise_transpose_weight_kernel<scalar_t>, blocks_for(geometry.weight_numel()),
-        kBlockThreads, 0, arguments.stream, geometry.K, h.kernel * w.kernel, weight, transposed);
-    weight = transposed;
-  }
+  if (geometry.channels_last) weight = transpose_weight(geometry, arguments, weight, false);
   launch(
       "conv2d", conv2d_depthwise_kernel<scalar_t, index_t, kVector, kTransposed, kBordered>, blocks_for(count),
       kBlockThreads, 0, arguments.stream, work, static_cast<const scalar_t*>(source), weight,
@@ -103,6 +109,15 @@ void run_direct(const Conv2dGeometry& geometry, const Conv2dArguments& arguments
   }
 }
 
+// Which kernels take the problem: those for the usual windows, of either layout, or the general ones.
+enum class Kernels { toeplitz, planes, channels, general };
+Kernels choose(const Conv2dProblem& problem, DepthwiseWindow& window) {
+  if (!is_depthwise_window(problem, window)) return Kernels::general;
+  if (depthwise_toeplitz_supports(window, problem)) return Kernels::toeplitz;
+  if (depthwise_planes_supports(window, problem)) return Kernels::planes;
+  return depthwise_channels_supports(window, problem) ? Kernels::channels : Kernels::general;
+}
+
 }  // namespace
 
 bool depthwise_supports(const Conv2dProblem& problem) {
@@ -110,15 +125,39 @@ bool depthwise_supports(const Conv2dProblem& problem) {
 }
 
 int64_t depthwise_workspace(const Conv2dProblem& problem) {
+  const Conv2dGeometry& geometry = problem.geometry;
   if (problem.pass != Conv2dPass::grad_weight) {
-    return problem.geometry.channels_last ? problem.geometry.weight_numel() * element_size(problem.dtype) : 0;
+    return geometry.channels_last ? geometry.weight_numel() * element_size(problem.dtype) : 0;
   }
-  return grad_weight_slices(problem.geometry) * problem.geometry.weight_numel() *
-         (problem.dtype == DType::float64 ? 8 : 4);
+  DepthwiseWindow window{};
+  // What the kernels for channels need they may leave to the general ones, for an address that is no multiple of 16.
+  const Kernels kernels = choose(problem, window);
+  const int64_t slices = kernels == Kernels::planes ? depthwise_planes_slices(window, problem)
+                         : kernels == Kernels::channels
+                             ? std::max(depthwise_channels_slices(window, problem), grad_weight_slices(geometry))
+                             : grad_weight_slices(geometry);
+  return slices * geometry.weight_numel() * (problem.dtype == DType::float64 ? 8 : 4);
 }
 
 void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   const Conv2dGeometry& geometry = problem.geometry;
+  const bool weighs = problem.pass == Conv2dPass::grad_weight;
+  DepthwiseWindow window{};
+  const Kernels kernels = choose(problem, window);
+  if (kernels == Kernels::toeplitz) return depthwise_toeplitz_run(window, problem, arguments);
+  if (kernels == Kernels::planes) {
+    return (weighs ? depthwise_planes_grad_weight : depthwise_planes_run)(window, problem, arguments);
+  }
+  if (kernels == Kernels::channels && is_aligned(arguments.input) && is_aligned(arguments.output)) {
+    if (weighs) return depthwise_channels_grad_weight(window, problem, arguments);
+    Conv2dArguments with_copy = arguments;
+    dispatch_floating("conv2d", problem.dtype, [&](auto tag) {
+      using scalar_t = typename decltype(tag)::type;
+      const scalar_t* const weight = static_cast<const scalar_t*>(arguments.weight);
+      with_copy.weight = const_cast<scalar_t*>(transpose_weight(geometry, arguments, weight, window.turned));
+    });
+    return depthwise_channels_run(window, problem, with_copy);
+  }
   dispatch_floating("conv2d", problem.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     dispatch_index(

@@ -1,4 +1,5 @@
-// Convolution with one input channel per group: filter k sees channel k / multiplier alone.
+// Convolution with one input channel per group: filter k sees channel k / multiplier alone. These kernels take every
+// such problem; the usual ones have faster kernels (depthwise_window.cuh).
 //
 // There is no matrix product in it, so its floor is memory: input and output once each. Filters have the same layout
 // in both weight formats, taps side by side. Where lanes are channels that would spread one load of a warp over 32
@@ -28,13 +29,14 @@ struct DepthwiseGeometry {
 
 constexpr int kRowsPerThread = 4;
 
-// transposed[tap][k] = weight[k][tap]
+// transposed[tap][k] = weight[k][tap], or the taps last to first
 template <typename scalar_t>
 __global__ void conv2d_depthwise_transpose_weight_kernel(
-    const int64_t filters, const int64_t taps, const scalar_t* __restrict__ weight, scalar_t* __restrict__ transposed) {
+    const int64_t filters, const int64_t taps, const bool turned, const scalar_t* __restrict__ weight,
+    scalar_t* __restrict__ transposed) {
   grid_stride_loop(filters * taps, [&](int64_t i) {
     const int64_t tap = i / filters, k = i - tap * filters;
-    transposed[i] = weight[k * taps + tap];
+    transposed[i] = weight[k * taps + (turned ? taps - 1 - tap : tap)];
   });
 }
 

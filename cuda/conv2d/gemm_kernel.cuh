@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_im
   using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, false>;
   constexpr int kReduction = kTileReductionBytes / sizeof(scalar_t);
   constexpr int kStageBytes = LoaderA::kBytes + LoaderB::kBytes;
-  extern __shared__ __align__(128) unsigned char shared_storage[];
+  unsigned char* const shared_storage = dynamic_shared();
   __shared__ Position tables[2][2][kReduction];  // tile parity, operand
   __shared__ int64_t row_offsets[kTileRows], column_offsets[Engine::kColumns];
   // The residue's own copy, kept out of registers.
