@@ -148,6 +148,7 @@ CASES = [
     Case((1, 2, 1, 1), (3, 2, 1, 1)),
     Case((1, 2, 1, 1), (3, 2, 3, 3), padding=1),
     Case((2, 3, 11, 13), (4, 3, 3, 2), dilation=(2, 3), padding=2),
+    Case((2, 6, 13, 17), (7, 6, 2, 2), dilation=(5, 7)),
     Case((2, 6, 9, 9), (9, 2, 3, 3), groups=3, padding=1),
     Case((2, 8, 9, 30), (8, 1, 3, 3), groups=8, padding=1),
     Case((2, 8, 9, 30), (8, 1, 5, 5), groups=8, padding=2, stride=2),
