@@ -173,7 +173,9 @@ void correlate(
               const int64_t pixels = ceil_div(width - static_cast<int64_t>(phase), c.w.target_step);
               if (pixels <= 0) continue;
               const int64_t step = ceil_div(pixels, ceil_div(pixels, kMaxScalars));
-              const int64_t lines = most_lines(static_cast<int>(step));
+              const int64_t lines = std::min<int64_t>(most_lines(static_cast<int>(step)), n1 - n0);
+              const int64_t vectors = targets <= kLanes<acc_t> ? 1 : 2;
+              const auto whole = multiply_tile_instance<acc_t>(step, vectors, lines);
               const int64_t taps = static_cast<int64_t>(c.h.phases[row_phase].size() * c.w.phases[phase].size());
               const int64_t bytes = std::max<int64_t>(1, taps * channels.width * block * int64_t(sizeof(acc_t)));
               const int64_t blocks_together = bytes > kWeightBytes ? channels.count + 1 : kWeightBytes / bytes;
@@ -196,11 +198,15 @@ void correlate(
                       if (to_target) out = target_row(i, n);
                     }
                     const int64_t out_pixel = to_target ? target_pixel : block;
+                    const TileSteps sum_steps{c.w.target_step * block, width * block};
                     for (int64_t j = 0; j < pixels; j += step) {
                       const int64_t pixel = j * c.w.target_step + static_cast<int64_t>(phase);
-                      const TileSteps sum_steps{c.w.target_step * block, width * block};
-                      multiply_tile_instance<acc_t>(
-                          std::min(step, pixels - j), targets <= kLanes<acc_t> ? 1 : 2, std::min(lines, n1 - n))(
+                      const bool is_whole = step <= pixels - j && lines <= n1 - n;
+                      const auto multiply = is_whole
+                                                ? whole
+                                                : multiply_tile_instance<acc_t>(
+                                                      std::min(step, pixels - j), vectors, std::min(lines, n1 - n));
+                      multiply(
                           packed + (n - n0) * image_pitch + j * slot_step, {slot_step, image_pitch},
                           runs.data() + b * runs_each, b_count * runs_each, panel,
                           b == 0 ? start : sums + pixel * block, b == 0 ? TileSteps{0, 0} : sum_steps,
