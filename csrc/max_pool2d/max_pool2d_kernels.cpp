@@ -1,5 +1,6 @@
 // Compiled once per instruction set.
 #include "direct.h"
+#include "direct_gradient.h"
 #include "global.h"
 #include "routing.h"
 #include "separable.h"
@@ -61,6 +62,9 @@ void max_pool2d_routing(const MaxPool2dProblem& problem, const MaxPool2dArgument
         max_pool_gather(problem.geometry, input, offsets, output);
       } else if (problem.geometry.is_global()) {
         global_max_pool_grad_input(problem.geometry, output, offsets, input);
+      } else if (has_direct_gradient(problem.geometry)) {
+        // Small windows have offsets of one byte.
+        if constexpr (sizeof(offset_t) == 1) direct_grad_input(problem.geometry, output, offsets, input);
       } else {
         max_pool_grad_input(problem.geometry, output, offsets, input);
       }

@@ -110,5 +110,35 @@ CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t co
 #endif
 }
 
+// The first `count` offsets of one byte; in the other lanes one that small windows do not have.
+template <typename Lane>
+CONVOPS_INLINE Vector<Lane> load_offsets(const uint8_t* from, int64_t count) {
+  constexpr int lanes = kLanes<Lane>;
+  uint8_t buffer[lanes];
+  if (count < lanes) {
+    std::memset(buffer, 255, lanes);
+    copy_lanes<lanes>(buffer, from, 0, count);
+    from = buffer;
+  }
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Lane) == 4) {
+    return bit_cast<Vector<Lane>>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  } else {
+    return bit_cast<Vector<Lane>>(_mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Lane) == 4) {
+    return bit_cast<Vector<Lane>>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  } else {
+    return bit_cast<Vector<Lane>>(_mm256_cvtepu8_epi64(_mm_loadu_si32(from)));
+  }
+#else
+  typedef uint8_t Bytes __attribute__((vector_size(lanes)));
+  Bytes bytes;
+  std::memcpy(&bytes, from, lanes);
+  return __builtin_convertvector(bytes, Vector<Lane>);
+#endif
+}
+
 }  // namespace CONVOPS_ISA
 }  // namespace convops
