@@ -57,11 +57,11 @@ constexpr int64_t gemm_shared_bytes() {
 }
 
 // Writes the block's part of D, which the engine holds in registers. It passes through shared memory so that lanes
-// write neighbouring elements whichever way D lies.
+// write neighbouring elements whichever way D lies. Rows of a negative offset are not there.
 template <typename out_t, typename Engine>
 __device__ void store_tile(
     const Engine& engine, typename Engine::acc_t* staged, const int64_t* row_offsets, const int64_t* column_offsets,
-    int rows, int columns, bool rows_fastest, bool vector_store, const typename Engine::scalar_t* bias, out_t* d) {
+    int columns, bool rows_fastest, bool vector_store, const typename Engine::scalar_t* bias, out_t* d) {
   using acc_t = typename Engine::acc_t;
   constexpr int kRun = 16 / sizeof(out_t);
   const int line = rows_fastest ? kTileRows : Engine::kColumns;
@@ -77,7 +77,7 @@ __device__ void store_tile(
   for (int other = static_cast<int>(threadIdx.x) / runs; other < kTileRows * Engine::kColumns / line;
        other += kBlockThreads / runs) {
     const int row = rows_fastest ? at : other, column = rows_fastest ? other : at;
-    if (row >= rows || column >= columns) continue;
+    if (row_offsets[row] < 0 || column >= columns) continue;
     const acc_t* from = staged + other * pitch + at;
     out_t* to = d + row_offsets[row] + column_offsets[column];
     const auto value = [&](int i) {
@@ -187,7 +187,9 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_im
   const int64_t rows = gemm.d_rows.count();
   if (thread < kTileRows) {
     const int64_t row = origin.row + thread;
-    row_offsets[thread] = split ? row * plan.columns : gemm.d_rows.at(row, rows).offset;
+    const Position position = gemm.d_rows.at(row, rows);
+    const bool exists = row < rows && position.h < gemm.d_height;
+    row_offsets[thread] = !exists ? -1 : split ? row * plan.columns : position.offset;
   }
   if (thread < Engine::kColumns) {
     const int64_t column = origin.column + thread;
@@ -196,21 +198,18 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_im
   // Also the last use of the tiles, whose place the lines of D take.
   __syncthreads();
   acc_t* staged = reinterpret_cast<acc_t*>(shared_storage);
-  const int rows_left = static_cast<int>(rows - origin.row < kTileRows ? rows - origin.row : kTileRows);
   const int columns_left = static_cast<int>(
       plan.columns - origin.column < Engine::kColumns ? plan.columns - origin.column : Engine::kColumns);
   if (split) {
     acc_t* partials =
         static_cast<acc_t*>(pointers.partials) + (origin.slice * problem.groups + origin.group) * rows * plan.columns;
-    store_tile<acc_t>(
-        engine, staged, row_offsets, column_offsets, rows_left, columns_left, false, false, nullptr, partials);
+    store_tile<acc_t>(engine, staged, row_offsets, column_offsets, columns_left, false, false, nullptr, partials);
   } else {
     const scalar_t* bias = static_cast<const scalar_t*>(pointers.bias);
     if (bias != nullptr) bias += origin.group * plan.columns + origin.column;
     scalar_t* d = static_cast<scalar_t*>(pointers.d) + origin.group * problem.d_group_step;
     store_tile<scalar_t>(
-        engine, staged, row_offsets, column_offsets, rows_left, columns_left, plan.rows_fastest, plan.vector_store,
-        bias, d);
+        engine, staged, row_offsets, column_offsets, columns_left, plan.rows_fastest, plan.vector_store, bias, d);
   }
 }
 
@@ -225,13 +224,14 @@ __global__ void conv2d_implicit_gemm_reduce_kernel(
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     const int64_t group = i / product, element = i - group * product;
     const int64_t row = element / plan.columns, column = element - row * plan.columns;
+    const Position position = gemm.d_rows(row);
+    if (position.h >= gemm.d_height) continue;
     acc_t sum = 0;
     for (int64_t slice = 0; slice < plan.slices; ++slice) sum += partials[slice * count + i];
     if (pointers.bias != nullptr) {
       sum += static_cast<acc_t>(static_cast<const scalar_t*>(pointers.bias)[group * plan.columns + column]);
     }
-    static_cast<scalar_t*>(
-        pointers.d)[group * gemm.d_group_step + gemm.d_rows(row).offset + gemm.d_columns(column).offset] =
+    static_cast<scalar_t*>(pointers.d)[group * gemm.d_group_step + position.offset + gemm.d_columns(column).offset] =
         static_cast<scalar_t>(sum);
   }
 }

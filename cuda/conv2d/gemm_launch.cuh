@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm_kernel.cuh"
+#include "gemm_pack.cuh"
 
 namespace convops {
 
@@ -43,11 +44,13 @@ inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& 
 // Engine<scalar_t, columns> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of their
 // own.
 template <template <typename, int> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
-void run_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments, bool allow_wide) {
-  const Conv2dGemm gemm = make_conv2d_gemm(problem);
-  const Conv2dGemmPointers pointers = gemm_pointers(problem.pass, arguments);
+void run_gemm(const GemmWork& work, const Conv2dArguments& arguments) {
+  const Conv2dGemm& gemm = work.gemm;
+  Conv2dGemmPointers pointers = gemm_pointers(work.pass, arguments);
+  const PackedOperands packed = pack_operands(work, pointers.a, pointers.b, arguments.workspace, arguments.stream);
+  pointers.a = packed.a, pointers.b = packed.b;
   const Access a = access_of(gemm.a, pointers.a, sizeof(scalar_t)), b = access_of(gemm.b, pointers.b, sizeof(scalar_t));
-  Conv2dGemmPlan plan = plan_gemm(gemm, sizeof(scalar_t), allow_wide);
+  Conv2dGemmPlan plan = work.plan;
   plan.vector_store = plan.vector_store && is_aligned(pointers.d);
   if (!plan.wide ||
       !launch_gemm<Engine<scalar_t, kWideColumns>>(a, b, gemm, plan, pointers, arguments.stream, WidePairs())) {
