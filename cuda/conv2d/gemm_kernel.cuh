@@ -44,15 +44,16 @@ struct BlockOrigin {
 
 // Tiles of A and B in shared memory: one being multiplied, the others on their way.
 constexpr int kStages = 4;
-// Elements between the lines of D in shared memory, which spread its columns over the banks.
-constexpr int kLinePadding = 4;
+// Elements between the lines of D in shared memory, which spread what a warp writes at once over the banks: pairs of
+// 8 rows along a line, or single elements across lines.
+constexpr int kPaddingAlong = 8, kPaddingAcross = 4;
 
 template <typename Engine>
 constexpr int64_t gemm_shared_bytes() {
   using acc_t = typename Engine::acc_t;
   constexpr int64_t pipeline = kStages * (kTileRows + Engine::kColumns) * kTileReductionBytes;
-  constexpr int64_t lines_of_columns = kTileRows * (Engine::kColumns + kLinePadding) * sizeof(acc_t);
-  constexpr int64_t lines_of_rows = Engine::kColumns * (kTileRows + kLinePadding) * sizeof(acc_t);
+  constexpr int64_t lines_of_columns = kTileRows * (Engine::kColumns + kPaddingAlong) * sizeof(acc_t);
+  constexpr int64_t lines_of_rows = Engine::kColumns * (kTileRows + kPaddingAcross) * sizeof(acc_t);
   return std::max({pipeline, lines_of_columns, lines_of_rows});
 }
 
@@ -63,11 +64,16 @@ __device__ void store_tile(
     const Engine& engine, typename Engine::acc_t* staged, const int64_t* row_offsets, const int64_t* column_offsets,
     int columns, bool rows_fastest, bool vector_store, const typename Engine::scalar_t* bias, out_t* d) {
   using acc_t = typename Engine::acc_t;
-  constexpr int kRun = 16 / sizeof(out_t);
+  constexpr int kRun = 16 / sizeof(out_t), kNeighbours = Engine::kNeighbours;
   const int line = rows_fastest ? kTileRows : Engine::kColumns;
-  const int pitch = line + kLinePadding;
-  engine.for_each([&](int row, int column, acc_t value) {
-    staged[rows_fastest ? column * pitch + row : row * pitch + column] = value;
+  const int pitch = line + (rows_fastest ? kPaddingAcross : kPaddingAlong);
+  engine.for_each([&](int row, int column, const Vector<acc_t, kNeighbours>& sums) {
+    if (rows_fastest) {
+#pragma unroll
+      for (int i = 0; i < kNeighbours; ++i) staged[(column + i) * pitch + row] = sums[i];
+    } else {
+      sums.store(staged + row * pitch + column);
+    }
   });
   __syncthreads();
 
@@ -75,34 +81,38 @@ __device__ void store_tile(
   const int runs = line / run;  // a power of two, as is the block
   const int at = static_cast<int>(threadIdx.x) % runs * run;
   for (int other = static_cast<int>(threadIdx.x) / runs; other < kTileRows * Engine::kColumns / line;
-       other += kBlockThreads / runs) {
+       other += Engine::kThreads / runs) {
     const int row = rows_fastest ? at : other, column = rows_fastest ? other : at;
     if (row_offsets[row] < 0 || column >= columns) continue;
     const acc_t* from = staged + other * pitch + at;
     out_t* to = d + row_offsets[row] + column_offsets[column];
-    const auto value = [&](int i) {
-      acc_t sum = from[i];
+    const auto value = [&](acc_t sum, int i) {
       if (bias != nullptr) sum += static_cast<acc_t>(bias[column + (rows_fastest ? 0 : i)]);
       return static_cast<out_t>(sum);
     };
     if (vector_store) {
+      constexpr int kLoad = 16 / sizeof(acc_t);
       Vector<out_t, kRun> values;
 #pragma unroll
-      for (int i = 0; i < kRun; ++i) values[i] = value(i);
+      for (int i = 0; i < kRun; i += kLoad) {
+        const auto sums = Vector<acc_t, kLoad>::load(from + i);
+#pragma unroll
+        for (int e = 0; e < kLoad; ++e) values[i + e] = value(sums[e], i + e);
+      }
       values.store(to);
     } else {
-      *to = value(0);
+      *to = value(*from, 0);
     }
   }
 }
 
 template <typename Engine, Access kAccessA, Access kAccessB, bool kBordered>
-__global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
+__global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
     const __grid_constant__ Conv2dGemm problem, const Conv2dGemmPlan plan, const Conv2dGemmPointers pointers) {
   using scalar_t = typename Engine::scalar_t;
   using acc_t = typename Engine::acc_t;
-  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows, kBordered>;
-  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, false>;
+  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows, Engine::kThreads, kBordered>;
+  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, Engine::kThreads, false>;
   constexpr int kReduction = kTileReductionBytes / sizeof(scalar_t);
   constexpr int kStageBytes = LoaderA::kBytes + LoaderB::kBytes;
   unsigned char* const shared_storage = dynamic_shared();
