@@ -146,9 +146,30 @@ struct Operand {
   void simplify();
 };
 
+// Where the product finds the three tensors: as they are, or copies of some (gemm_pack.cuh).
+struct Conv2dLayouts {
+  struct Tensor {
+    ImageSteps<int64_t> steps;  // of the weight: filters, channels, rows and columns
+    int64_t group_step;
+  };
+  Tensor input, output, weight;
+  // Of a group, in what is read: copies may have more than the tensors, zeros.
+  int64_t C, K;
+};
+
+inline Conv2dLayouts layouts_of(const Conv2dGeometry& geometry) {
+  const int64_t C = geometry.channels_per_group(), K = geometry.filters_per_group();
+  const ImageSteps<int64_t> input(geometry.channels_last, geometry.C, geometry.h.input, geometry.w.input);
+  const ImageSteps<int64_t> output(geometry.channels_last, geometry.K, geometry.h.output, geometry.w.output);
+  // A filter is an image of C channels, R rows and S columns.
+  const ImageSteps<int64_t> weight(geometry.weight_channels_last, C, geometry.h.kernel, geometry.w.kernel);
+  return {{input, C * input.c}, {output, K * output.c}, {weight, K * weight.n}, C, K};
+}
+
 struct Conv2dGemm {
   Operand a, b;
   IndexMap d_rows, d_columns;
+  int d_height;  // rows of D from this pixel row on are of channels that only a copy has
   int64_t d_group_step;
   int64_t groups;
   // grad_input is one product per residue of the input pixel modulo the stride: each multiplies its own taps only.
@@ -205,14 +226,11 @@ inline bool conv2d_gemm_fits(const Conv2dGeometry& geometry) {
          channels < kMaxWalk / geometry.h.kernel / geometry.w.kernel;
 }
 
-inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
+inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem, const Conv2dLayouts& layouts) {
   const Conv2dGeometry& geometry = problem.geometry;
   const Axis h = without_unused_steps(geometry.h), w = without_unused_steps(geometry.w);
   const int64_t C = geometry.channels_per_group(), K = geometry.filters_per_group();
-  const ImageSteps<int64_t> input(geometry.channels_last, geometry.C, h.input, w.input);
-  const ImageSteps<int64_t> output(geometry.channels_last, geometry.K, h.output, w.output);
-  // A filter is an image of C channels, R rows and S columns.
-  const ImageSteps<int64_t> weight(geometry.weight_channels_last, C, h.kernel, w.kernel);
+  const ImageSteps<int64_t>&input = layouts.input.steps, &output = layouts.output.steps, &weight = layouts.weight.steps;
 
   // The sizes of digits, and the steps they make in each tensor.
   using Digit = IndexMap::Digit;
@@ -220,8 +238,8 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
     return Position{offset, static_cast<int>(rows), static_cast<int>(columns)};
   };
   const Digit image_of_input{geometry.N, step(input.n)}, image_of_output{geometry.N, step(output.n)};
-  const Digit channel_of_input{C, step(input.c)}, channel_of_weight{C, step(weight.c)};
-  const Digit filter_of_output{K, step(output.c)}, filter_of_weight{K, step(weight.n)};
+  const Digit channel_of_input{layouts.C, step(input.c)}, channel_of_weight{layouts.C, step(weight.c)};
+  const Digit filter_of_output{layouts.K, step(output.c)}, filter_of_weight{layouts.K, step(weight.n)};
   const Digit none{1, step(0)};
   const Position zero = step(0);
 
@@ -238,35 +256,36 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
   const IndexMap weight_filters{zero, {none, none, filter_of_weight}};
   const Digit row_of_weight{h.kernel, step(weight.h)}, column_of_weight{w.kernel, step(weight.w)};
 
-  // Channels are the fastest digit of taps where they are the fastest in memory.
-  const auto taps = [](bool channels_fastest, const Digit& channel, const Digit& row, const Digit& column) {
-    return channels_fastest ? IndexMap{{0, 0, 0}, {row, column, channel}} : IndexMap{{0, 0, 0}, {channel, row, column}};
+  // Channels are the fastest digit of taps where they are the fastest in the input.
+  const auto taps = [&](const Digit& channel, const Digit& row, const Digit& column) {
+    return input.c == 1 ? IndexMap{{0, 0, 0}, {row, column, channel}} : IndexMap{{0, 0, 0}, {channel, row, column}};
   };
+  const IndexMap window_taps = taps(channel_of_input, row_of_window, column_of_window);
 
   Conv2dGemm gemm{};
   gemm.groups = geometry.groups;
+  gemm.d_height = 1;
   gemm.h_residues = gemm.w_residues = 1;
   const int height = static_cast<int>(h.input), width = static_cast<int>(w.input);
   switch (problem.pass) {
     case Conv2dPass::forward: {
-      const bool fastest = geometry.channels_last;
-      const IndexMap window_taps = taps(fastest, channel_of_input, row_of_window, column_of_window);
-      const IndexMap weight_taps = taps(fastest, channel_of_weight, row_of_weight, column_of_weight);
-      gemm.a = {windows, window_taps, height, width, C * input.c, geometry.border(), input.h, input.w};
-      gemm.b = {weight_filters, weight_taps, 1, 1, K * weight.n};
+      const IndexMap weight_taps = taps(channel_of_weight, row_of_weight, column_of_weight);
+      gemm.a = {windows, window_taps, height, width, layouts.input.group_step, geometry.border(), input.h, input.w};
+      gemm.b = {weight_filters, weight_taps, 1, 1, layouts.weight.group_step};
       gemm.d_rows = output_pixels;
-      gemm.d_columns = output_filters;
-      gemm.d_group_step = K * output.c;
+      gemm.d_columns = {zero, {none, none, {K, step(output.c)}}};
+      gemm.d_group_step = layouts.output.group_step;
       break;
     }
     case Conv2dPass::grad_weight: {
-      const bool fastest = geometry.weight_channels_last;
-      const IndexMap window_taps = taps(fastest, channel_of_input, row_of_window, column_of_window);
-      gemm.a = {window_taps, windows, height, width, C * input.c, geometry.border(), input.h, input.w};
-      gemm.b = {output_filters, output_pixels, 1, 1, K * output.c};
-      gemm.d_rows = taps(fastest, channel_of_weight, row_of_weight, column_of_weight);
-      gemm.d_columns = weight_filters;
-      gemm.d_group_step = K * weight.n;
+      gemm.a = {window_taps, windows, height, width, layouts.input.group_step, geometry.border(), input.h, input.w};
+      gemm.b = {output_filters, output_pixels, 1, 1, layouts.output.group_step};
+      // Pixel rows of D count channels where not all of them are written.
+      const bool all = layouts.C == C;
+      gemm.d_height = all ? 1 : static_cast<int>(C);
+      gemm.d_rows = taps({layouts.C, step(weight.c, all ? 0 : 1)}, row_of_weight, column_of_weight);
+      gemm.d_columns = {zero, {none, none, {K, step(weight.n)}}};
+      gemm.d_group_step = layouts.weight.group_step;
       break;
     }
     default: {
@@ -281,16 +300,16 @@ inline Conv2dGemm make_conv2d_gemm(const Conv2dProblem& problem) {
           {zero, {{1, step(back_h * output.h, back_h)}, {1, step(back_w * output.w, 0, back_w)}, filter_of_output}},
           static_cast<int>(h.output),
           static_cast<int>(w.output),
-          K * output.c};
+          layouts.output.group_step};
       gemm.b = {
           {zero, {none, none, channel_of_weight}},
           {zero, {{1, step(gemm.h.tap_step * weight.h)}, {1, step(gemm.w.tap_step * weight.w)}, filter_of_weight}},
           1,
           1,
-          K * weight.n};
+          layouts.weight.group_step};
       gemm.d_rows = {zero, {image_of_input, {1, step(h.stride * input.h)}, {1, step(w.stride * input.w)}}};
-      gemm.d_columns = {zero, {none, none, channel_of_input}};
-      gemm.d_group_step = C * input.c;
+      gemm.d_columns = {zero, {none, none, {C, step(input.c)}}};
+      gemm.d_group_step = layouts.input.group_step;
       gemm.select_residue(0, 0);
       break;
     }

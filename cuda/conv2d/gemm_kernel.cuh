@@ -44,30 +44,36 @@ struct BlockOrigin {
 
 // Tiles of A and B in shared memory: one being multiplied, the others on their way.
 constexpr int kStages = 4;
-// Elements between the lines of D in shared memory, which spread its columns over the banks.
-constexpr int kLinePadding = 4;
+// Elements between the lines of D in shared memory, which spread what a warp writes at once over the banks: pairs of
+// 8 rows along a line, or single elements across lines.
+constexpr int kPaddingAlong = 8, kPaddingAcross = 4;
 
 template <typename Engine>
 constexpr int64_t gemm_shared_bytes() {
   using acc_t = typename Engine::acc_t;
   constexpr int64_t pipeline = kStages * (kTileRows + Engine::kColumns) * kTileReductionBytes;
-  constexpr int64_t lines_of_columns = kTileRows * (Engine::kColumns + kLinePadding) * sizeof(acc_t);
-  constexpr int64_t lines_of_rows = Engine::kColumns * (kTileRows + kLinePadding) * sizeof(acc_t);
+  constexpr int64_t lines_of_columns = kTileRows * (Engine::kColumns + kPaddingAlong) * sizeof(acc_t);
+  constexpr int64_t lines_of_rows = Engine::kColumns * (kTileRows + kPaddingAcross) * sizeof(acc_t);
   return std::max({pipeline, lines_of_columns, lines_of_rows});
 }
 
 // Writes the block's part of D, which the engine holds in registers. It passes through shared memory so that lanes
-// write neighbouring elements whichever way D lies.
+// write neighbouring elements whichever way D lies. Rows of a negative offset are not there.
 template <typename out_t, typename Engine>
 __device__ void store_tile(
     const Engine& engine, typename Engine::acc_t* staged, const int64_t* row_offsets, const int64_t* column_offsets,
-    int rows, int columns, bool rows_fastest, bool vector_store, const typename Engine::scalar_t* bias, out_t* d) {
+    int columns, bool rows_fastest, bool vector_store, const typename Engine::scalar_t* bias, out_t* d) {
   using acc_t = typename Engine::acc_t;
-  constexpr int kRun = 16 / sizeof(out_t);
+  constexpr int kRun = 16 / sizeof(out_t), kNeighbours = Engine::kNeighbours;
   const int line = rows_fastest ? kTileRows : Engine::kColumns;
-  const int pitch = line + kLinePadding;
-  engine.for_each([&](int row, int column, acc_t value) {
-    staged[rows_fastest ? column * pitch + row : row * pitch + column] = value;
+  const int pitch = line + (rows_fastest ? kPaddingAcross : kPaddingAlong);
+  engine.for_each([&](int row, int column, const Vector<acc_t, kNeighbours>& sums) {
+    if (rows_fastest) {
+#pragma unroll
+      for (int i = 0; i < kNeighbours; ++i) staged[(column + i) * pitch + row] = sums[i];
+    } else {
+      sums.store(staged + row * pitch + column);
+    }
   });
   __syncthreads();
 
@@ -75,34 +81,38 @@ __device__ void store_tile(
   const int runs = line / run;  // a power of two, as is the block
   const int at = static_cast<int>(threadIdx.x) % runs * run;
   for (int other = static_cast<int>(threadIdx.x) / runs; other < kTileRows * Engine::kColumns / line;
-       other += kBlockThreads / runs) {
+       other += Engine::kThreads / runs) {
     const int row = rows_fastest ? at : other, column = rows_fastest ? other : at;
-    if (row >= rows || column >= columns) continue;
+    if (row_offsets[row] < 0 || column >= columns) continue;
     const acc_t* from = staged + other * pitch + at;
     out_t* to = d + row_offsets[row] + column_offsets[column];
-    const auto value = [&](int i) {
-      acc_t sum = from[i];
+    const auto value = [&](acc_t sum, int i) {
       if (bias != nullptr) sum += static_cast<acc_t>(bias[column + (rows_fastest ? 0 : i)]);
       return static_cast<out_t>(sum);
     };
     if (vector_store) {
+      constexpr int kLoad = 16 / sizeof(acc_t);
       Vector<out_t, kRun> values;
 #pragma unroll
-      for (int i = 0; i < kRun; ++i) values[i] = value(i);
+      for (int i = 0; i < kRun; i += kLoad) {
+        const auto sums = Vector<acc_t, kLoad>::load(from + i);
+#pragma unroll
+        for (int e = 0; e < kLoad; ++e) values[i + e] = value(sums[e], i + e);
+      }
       values.store(to);
     } else {
-      *to = value(0);
+      *to = value(*from, 0);
     }
   }
 }
 
 template <typename Engine, Access kAccessA, Access kAccessB, bool kBordered>
-__global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
+__global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerSm) conv2d_implicit_gemm_kernel(
     const __grid_constant__ Conv2dGemm problem, const Conv2dGemmPlan plan, const Conv2dGemmPointers pointers) {
   using scalar_t = typename Engine::scalar_t;
   using acc_t = typename Engine::acc_t;
-  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows, kBordered>;
-  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, false>;
+  using LoaderA = TileLoader<scalar_t, kAccessA, kTileRows, Engine::kThreads, kBordered>;
+  using LoaderB = TileLoader<scalar_t, kAccessB, Engine::kColumns, Engine::kThreads, false>;
   constexpr int kReduction = kTileReductionBytes / sizeof(scalar_t);
   constexpr int kStageBytes = LoaderA::kBytes + LoaderB::kBytes;
   unsigned char* const shared_storage = dynamic_shared();
@@ -187,7 +197,9 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_im
   const int64_t rows = gemm.d_rows.count();
   if (thread < kTileRows) {
     const int64_t row = origin.row + thread;
-    row_offsets[thread] = split ? row * plan.columns : gemm.d_rows.at(row, rows).offset;
+    const Position position = gemm.d_rows.at(row, rows);
+    const bool exists = row < rows && position.h < gemm.d_height;
+    row_offsets[thread] = !exists ? -1 : split ? row * plan.columns : position.offset;
   }
   if (thread < Engine::kColumns) {
     const int64_t column = origin.column + thread;
@@ -196,21 +208,18 @@ __global__ void __launch_bounds__(kBlockThreads, Engine::kBlocksPerSm) conv2d_im
   // Also the last use of the tiles, whose place the lines of D take.
   __syncthreads();
   acc_t* staged = reinterpret_cast<acc_t*>(shared_storage);
-  const int rows_left = static_cast<int>(rows - origin.row < kTileRows ? rows - origin.row : kTileRows);
   const int columns_left = static_cast<int>(
       plan.columns - origin.column < Engine::kColumns ? plan.columns - origin.column : Engine::kColumns);
   if (split) {
     acc_t* partials =
         static_cast<acc_t*>(pointers.partials) + (origin.slice * problem.groups + origin.group) * rows * plan.columns;
-    store_tile<acc_t>(
-        engine, staged, row_offsets, column_offsets, rows_left, columns_left, false, false, nullptr, partials);
+    store_tile<acc_t>(engine, staged, row_offsets, column_offsets, columns_left, false, false, nullptr, partials);
   } else {
     const scalar_t* bias = static_cast<const scalar_t*>(pointers.bias);
     if (bias != nullptr) bias += origin.group * plan.columns + origin.column;
     scalar_t* d = static_cast<scalar_t*>(pointers.d) + origin.group * problem.d_group_step;
     store_tile<scalar_t>(
-        engine, staged, row_offsets, column_offsets, rows_left, columns_left, plan.rows_fastest, plan.vector_store,
-        bias, d);
+        engine, staged, row_offsets, column_offsets, columns_left, plan.rows_fastest, plan.vector_store, bias, d);
   }
 }
 
@@ -225,13 +234,14 @@ __global__ void conv2d_implicit_gemm_reduce_kernel(
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     const int64_t group = i / product, element = i - group * product;
     const int64_t row = element / plan.columns, column = element - row * plan.columns;
+    const Position position = gemm.d_rows(row);
+    if (position.h >= gemm.d_height) continue;
     acc_t sum = 0;
     for (int64_t slice = 0; slice < plan.slices; ++slice) sum += partials[slice * count + i];
     if (pointers.bias != nullptr) {
       sum += static_cast<acc_t>(static_cast<const scalar_t*>(pointers.bias)[group * plan.columns + column]);
     }
-    static_cast<scalar_t*>(
-        pointers.d)[group * gemm.d_group_step + gemm.d_rows(row).offset + gemm.d_columns(column).offset] =
+    static_cast<scalar_t*>(pointers.d)[group * gemm.d_group_step + position.offset + gemm.d_columns(column).offset] =
         static_cast<scalar_t>(sum);
   }
 }

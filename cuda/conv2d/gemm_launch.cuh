@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm_kernel.cuh"
+#include "gemm_pack.cuh"
 
 namespace convops {
 
@@ -12,21 +13,26 @@ template <typename... Pairs>
 struct AccessPairs {};
 
 // Launches the first pair of the list that both operands allow (gather is always allowed); false where there is none.
-template <typename Engine>
+template <template <typename, int, bool> typename Engine, typename scalar_t, int kColumns>
 bool launch_gemm(
     Access, Access, const Conv2dGemm&, const Conv2dGemmPlan&, const Conv2dGemmPointers&, void*, AccessPairs<>) {
   return false;
 }
-template <typename Engine, Access kA, Access kB, typename... Others>
+template <
+    template <typename, int, bool> typename Engine, typename scalar_t, int kColumns, Access kA, Access kB,
+    typename... Others>
 bool launch_gemm(
     Access a, Access b, const Conv2dGemm& gemm, const Conv2dGemmPlan& plan, const Conv2dGemmPointers& pointers,
     void* stream, AccessPairs<AccessPair<kA, kB>, Others...>) {
   if ((kA != Access::gather && kA != a) || (kB != Access::gather && kB != b)) {
-    return launch_gemm<Engine>(a, b, gemm, plan, pointers, stream, AccessPairs<Others...>());
+    return launch_gemm<Engine, scalar_t, kColumns>(a, b, gemm, plan, pointers, stream, AccessPairs<Others...>());
   }
-  const auto kernel = gemm.a.border == Border::zeros ? conv2d_implicit_gemm_kernel<Engine, kA, kB, false>
-                                                     : conv2d_implicit_gemm_kernel<Engine, kA, kB, true>;
-  launch("conv2d", kernel, plan.blocks(gemm), kBlockThreads, gemm_shared_bytes<Engine>(), stream, gemm, plan, pointers);
+  using EngineOfPair = Engine<scalar_t, kColumns, kA == Access::gather || kB == Access::gather>;
+  const auto kernel = gemm.a.border == Border::zeros ? conv2d_implicit_gemm_kernel<EngineOfPair, kA, kB, false>
+                                                     : conv2d_implicit_gemm_kernel<EngineOfPair, kA, kB, true>;
+  launch(
+      "conv2d", kernel, plan.blocks(gemm), EngineOfPair::kThreads, gemm_shared_bytes<EngineOfPair>(), stream, gemm,
+      plan, pointers);
   return true;
 }
 
@@ -40,19 +46,21 @@ inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& 
   }
 }
 
-// Engine<scalar_t, columns> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of their
-// own.
-template <template <typename, int> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
-void run_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments, bool allow_wide) {
-  const Conv2dGemm gemm = make_conv2d_gemm(problem);
-  const Conv2dGemmPointers pointers = gemm_pointers(problem.pass, arguments);
+// Engine<scalar_t, columns, gathers> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of
+// their own.
+template <template <typename, int, bool> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
+void run_gemm(const GemmWork& work, const Conv2dArguments& arguments) {
+  const Conv2dGemm& gemm = work.gemm;
+  Conv2dGemmPointers pointers = gemm_pointers(work.pass, arguments);
+  const PackedOperands packed = pack_operands(work, pointers.a, pointers.b, arguments.workspace, arguments.stream);
+  pointers.a = packed.a, pointers.b = packed.b;
   const Access a = access_of(gemm.a, pointers.a, sizeof(scalar_t)), b = access_of(gemm.b, pointers.b, sizeof(scalar_t));
-  Conv2dGemmPlan plan = plan_gemm(gemm, sizeof(scalar_t), allow_wide);
+  Conv2dGemmPlan plan = work.plan;
   plan.vector_store = plan.vector_store && is_aligned(pointers.d);
   if (!plan.wide ||
-      !launch_gemm<Engine<scalar_t, kWideColumns>>(a, b, gemm, plan, pointers, arguments.stream, WidePairs())) {
+      !launch_gemm<Engine, scalar_t, kWideColumns>(a, b, gemm, plan, pointers, arguments.stream, WidePairs())) {
     plan.tile_columns(false);
-    launch_gemm<Engine<scalar_t, kNarrowColumns>>(a, b, gemm, plan, pointers, arguments.stream, NarrowPairs());
+    launch_gemm<Engine, scalar_t, kNarrowColumns>(a, b, gemm, plan, pointers, arguments.stream, NarrowPairs());
   }
   if (plan.slices > 1) {
     launch(

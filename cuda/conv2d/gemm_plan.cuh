@@ -14,7 +14,7 @@ constexpr int kTileReductionBytes = 64;
 enum class Access {
   gather,           // anywhere: one load per element, lanes along the rows
   along_reduction,  // 16-byte runs along the reduction
-  along_rows,       // 16-byte runs along the rows
+  along_rows,       // 16-byte runs along the rows, of two-byte elements: ldmatrix transposes no others
 };
 
 // The widest access that an operand allows.
@@ -24,9 +24,24 @@ inline Access access_of(const Operand& operand, const void* data, int64_t elemen
   const bool bordered = operand.border != Border::zeros;
   if (bordered && (operand.row_step % run != 0 || operand.column_step % run != 0)) return Access::gather;
   if (operand.reduction.runs_of(run) && operand.rows.offsets_divide_by(run, true)) return Access::along_reduction;
-  if (operand.rows.runs_of(run) && operand.reduction.offsets_divide_by(run, true)) return Access::along_rows;
+  if (element_bytes == 2 && operand.rows.runs_of(run) && operand.reduction.offsets_divide_by(run, true)) {
+    return Access::along_rows;
+  }
   return Access::gather;
 }
+
+// The accesses of both operands, as far as tensor cores have a kernel for the pair (tensor_core_pairs.cuh): beside
+// runs along rows of A, and beside gathered elements of A, those of B must be the same or along the reduction.
+struct Accesses {
+  Access a, b;
+
+  Accesses(const Conv2dGemm& gemm, int64_t element_bytes)
+      : a(access_of(gemm.a, nullptr, element_bytes)), b(access_of(gemm.b, nullptr, element_bytes)) {
+    if (a == Access::along_rows && b != Access::along_rows) a = Access::gather;
+    if (a == Access::gather && b == Access::along_rows) b = Access::gather;
+  }
+  bool gather() const { return a == Access::gather || b == Access::gather; }
+};
 
 constexpr int kWideColumns = 128, kNarrowColumns = 64;
 
@@ -59,8 +74,7 @@ inline Conv2dGemmPlan plan_gemm(const Conv2dGemm& gemm, int64_t element_bytes, b
   // of one.
   plan.tile_columns(
       allow_wide && plan.columns > 64 && (plan.columns <= 128 || plan.columns > 192) &&
-      access_of(gemm.a, nullptr, element_bytes) != Access::gather &&
-      access_of(gemm.b, nullptr, element_bytes) != Access::gather);
+      !Accesses(gemm, element_bytes).gather());
 
   // Two blocks for each of the 132 SMs of an H100, but no slice so short that filling the pipeline dominates it.
   constexpr int64_t kBlocksWanted = 264, kTilesPerSlice = 16;

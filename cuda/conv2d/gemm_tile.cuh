@@ -24,10 +24,10 @@ __device__ inline int chunk_along_rows(int line, int chunk) {
 // The share of one thread in copying a tile: kLoads chunks. Their rows stay the same from tile to tile; the positions
 // of the reduction's indices come from a table that the block keeps in shared memory. A loader that is not kBordered
 // takes the border for zeros.
-template <typename scalar_t, Access kAccess, int kRows, bool kBordered>
+template <typename scalar_t, Access kAccess, int kRows, int kThreads, bool kBordered>
 struct TileLoader {
   static constexpr int kChunk = 16 / sizeof(scalar_t);
-  static constexpr int kLoads = kRows * (kTileReductionBytes / 16) / kBlockThreads;
+  static constexpr int kLoads = kRows * (kTileReductionBytes / 16) / kThreads;
   static constexpr int kBytes = kRows * kTileReductionBytes;
   static_assert(kAccess != Access::along_rows || sizeof(scalar_t) == 2);
 
@@ -46,13 +46,13 @@ struct TileLoader {
 
   // Lanes run along the fastest axis in memory, or along rows where there is none.
   __device__ static int row(int i) {
-    const int load = i * kBlockThreads + static_cast<int>(threadIdx.x);
+    const int load = i * kThreads + static_cast<int>(threadIdx.x);
     if constexpr (kAccess == Access::gather) return load % kRows;
     if constexpr (kAccess == Access::along_reduction) return load / 4;
     return load % (kRows / kChunk) * kChunk;
   }
   __device__ static int reduction(int i) {
-    const int load = i * kBlockThreads + static_cast<int>(threadIdx.x);
+    const int load = i * kThreads + static_cast<int>(threadIdx.x);
     if constexpr (kAccess == Access::gather) return load / kRows * kChunk;
     if constexpr (kAccess == Access::along_reduction) return load % 4 * kChunk;
     return load / (kRows / kChunk);
@@ -64,6 +64,8 @@ struct TileLoader {
 
   // Starts the copies. Gathered elements wait in registers for store().
   __device__ void fetch(const Operand& operand, const Position* table, unsigned char* tile) {
+    // All chunks of a thread are of the same place in the reduction; the table is not read again behind a copy.
+    const Position place = table[reduction(0)];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       // Whether a step from the row reaches an element, not a zero. A step into the padding is moved to what it shows.
@@ -85,7 +87,7 @@ struct TileLoader {
           held[i][e] = reaches(step) ? rows[i][step.offset] : static_cast<scalar_t>(0.0f);
         }
       } else {
-        Position step = table[reduction(i)];
+        Position step = kAccess == Access::along_reduction ? place : table[reduction(i)];
         const bool valid = reaches(step);
         copy_async(tile + destination(i), rows[i] + step.offset, valid);
       }

@@ -11,21 +11,19 @@ bool implicit_gemm_supports(const Conv2dProblem& problem) {
 }
 
 int64_t implicit_gemm_workspace(const Conv2dProblem& problem) {
-  const Conv2dGemm gemm = make_conv2d_gemm(problem);
-  const Conv2dGemmPlan plan = plan_gemm(gemm, element_size(problem.dtype), false);
-  return plan.partials(gemm) * (problem.dtype == DType::float64 ? 8 : 4);
+  return GemmWork(problem, false).workspace();
 }
 
 void implicit_gemm_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   using enum Access;
   using Gathered = AccessPairs<AccessPair<gather, gather>>;
   using AlongOrGathered = AccessPairs<AccessPair<along_reduction, along_reduction>, AccessPair<gather, gather>>;
+  const GemmWork work(problem, false);
   switch (problem.dtype) {
-    case DType::float32: return run_gemm<SimtEngine, float, AccessPairs<>, AlongOrGathered>(problem, arguments, false);
-    case DType::float64: return run_gemm<SimtEngine, double, AccessPairs<>, AlongOrGathered>(problem, arguments, false);
-    case DType::bfloat16:
-      return run_gemm<SimtEngine, __nv_bfloat16, AccessPairs<>, Gathered>(problem, arguments, false);
-    default: return run_gemm<SimtEngine, __half, AccessPairs<>, Gathered>(problem, arguments, false);
+    case DType::float32: return run_gemm<SimtEngine, float, AccessPairs<>, AlongOrGathered>(work, arguments);
+    case DType::float64: return run_gemm<SimtEngine, double, AccessPairs<>, AlongOrGathered>(work, arguments);
+    case DType::bfloat16: return run_gemm<SimtEngine, __nv_bfloat16, AccessPairs<>, Gathered>(work, arguments);
+    default: return run_gemm<SimtEngine, __half, AccessPairs<>, Gathered>(work, arguments);
   }
 }
 

@@ -1,7 +1,6 @@
 // The implicit matrix product on tensor cores: what it takes, and where each dtype's kernels are.
-#include "../common/dtype.cuh"
 #include "conv2d.cuh"
-#include "gemm_plan.cuh"
+#include "gemm_pack.cuh"
 
 namespace convops {
 
@@ -12,9 +11,7 @@ bool implicit_gemm_tensor_core_supports(const Conv2dProblem& problem) {
 }
 
 int64_t implicit_gemm_tensor_core_workspace(const Conv2dProblem& problem) {
-  const Conv2dGemm gemm = make_conv2d_gemm(problem);
-  const Conv2dGemmPlan plan = plan_gemm(gemm, element_size(problem.dtype), true);
-  return plan.partials(gemm) * static_cast<int64_t>(sizeof(float));
+  return GemmWork(problem, true).workspace();
 }
 
 void implicit_gemm_tensor_core_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {

@@ -4,7 +4,7 @@
 namespace convops {
 
 void implicit_gemm_tensor_core_bfloat16(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  run_gemm<TensorCoreEngine, __nv_bfloat16, WideHalfPairs, NarrowHalfPairs>(problem, arguments, true);
+  run_gemm<TensorCoreEngine, __nv_bfloat16, WideHalfPairs, NarrowHalfPairs>(GemmWork(problem, true), arguments);
 }
 
 }  // namespace convops

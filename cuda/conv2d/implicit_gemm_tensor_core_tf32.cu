@@ -12,7 +12,7 @@ void implicit_gemm_tensor_core_tf32(const Conv2dProblem& problem, const Conv2dAr
   using Narrow = AccessPairs<
       AccessPair<along_reduction, along_reduction>, AccessPair<along_reduction, gather>,
       AccessPair<gather, along_reduction>, AccessPair<gather, gather>>;
-  run_gemm<TensorCoreEngine, float, Wide, Narrow>(problem, arguments, true);
+  run_gemm<TensorCoreEngine, float, Wide, Narrow>(GemmWork(problem, true), arguments);
 }
 
 }  // namespace convops

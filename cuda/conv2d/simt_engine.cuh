@@ -9,12 +9,14 @@
 
 namespace convops {
 
-template <typename scalar, int kTileColumns>
+template <typename scalar, int kTileColumns, bool>
 struct SimtEngine {
   using scalar_t = scalar;
   using acc_t = accumulator_t<scalar_t>;
   static constexpr int kColumns = kTileColumns;
+  static constexpr int kThreads = 256;
   static constexpr int kBlocksPerSm = sizeof(scalar_t) == 4 ? 2 : 1;
+  static constexpr int kNeighbours = 1;
 
   static constexpr int kChunk = 16 / sizeof(scalar_t);
   static constexpr int kThreadRows = 8, kThreadColumns = kColumns / 16;
@@ -77,7 +79,8 @@ struct SimtEngine {
     for (int i = 0; i < kThreadRows; ++i) {
 #pragma unroll
       for (int j = 0; j < kThreadColumns; ++j) {
-        function(row() + i * 4, column() + j * 8, kInParts ? parts[kInParts ? i : 0][j] + sums[i][j] : sums[i][j]);
+        const acc_t sum = kInParts ? parts[kInParts ? i : 0][j] + sums[i][j] : sums[i][j];
+        function(row() + i * 4, column() + j * 8, Vector<acc_t, 1>{{sum}});
       }
     }
   }

@@ -1,20 +1,27 @@
-// The tile product on tensor cores, by mma.sync: 8 warps of 64 x 32 (of 32 x 32 in a tile of 64 columns).
+// The tile product on tensor cores, by mma.sync.
+//
+// Four warps share a tile, each with 64 rows and half of the columns: per 32 bytes of the reduction a warp of the wide
+// tile loads 8 blocks of fragments (4 KB) for 32 instructions, 64 flops a byte. With the copies that come in, a wide
+// step moves 48 KB through shared memory, 384 cycles of 128 bytes, for 1 Mflop, 256 cycles at an H100's peak and about
+// 400 at what mma.sync reaches of it; with eight warps of 64 x 32 it would be 64 KB, 512 cycles. 64 x 64 sums and two
+// blocks on an SM leave 127 registers for all else. Gathered elements wait in registers: there eight warps of 32 x 32.
 #pragma once
 
 #include "gemm_tile.cuh"
 
 namespace convops {
 
-template <typename scalar, int kTileColumns>
+template <typename scalar, int kTileColumns, bool kGathers>
 struct TensorCoreEngine {
   using scalar_t = scalar;
   using acc_t = float;
   static constexpr int kColumns = kTileColumns;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kThreads = kGathers ? 256 : 128;
+  static constexpr int kBlocksPerSm = kGathers || kColumns > 64 ? 2 : 3;
+  static constexpr int kNeighbours = 2;
 
-  static constexpr int kWarpColumns = 32;
-  static constexpr int kWarpsAcross = kColumns / kWarpColumns;
-  static constexpr int kWarpRows = kTileRows * kWarpsAcross / (kBlockThreads / 32);
+  static constexpr int kWarpsAcross = 2, kWarpColumns = kColumns / kWarpsAcross;
+  static constexpr int kWarpRows = kTileRows * kWarpsAcross / (kThreads / 32);
   static constexpr int kRowBlocks = kWarpRows / 16, kColumnBlocks = kWarpColumns / 8;
 
   float sums[kRowBlocks][kColumnBlocks][4] = {};
@@ -66,7 +73,7 @@ struct TensorCoreEngine {
     }
   }
 
-  // Calls function(row, column, sum) for what this thread holds.
+  // Calls function(row, column, sums of this column and the next) for what this thread holds.
   template <typename Function>
   __device__ void for_each(const Function& function) const {
     const int row = warp_row() + lane() / 4, column = warp_column() + lane() % 4 * 2;
@@ -75,7 +82,9 @@ struct TensorCoreEngine {
 #pragma unroll
       for (int j = 0; j < kColumnBlocks; ++j) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) function(row + i * 16 + e / 2 * 8, column + j * 8 + e % 2, sums[i][j][e]);
+        for (int e = 0; e < 2; ++e) {
+          function(row + i * 16 + e * 8, column + j * 8, Vector<float, 2>{{sums[i][j][2 * e], sums[i][j][2 * e + 1]}});
+        }
       }
     }
   }
