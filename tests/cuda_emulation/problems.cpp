@@ -192,6 +192,8 @@ Conv2dProblem random_conv2d() {
     if (chance(40)) {
       groups = chance(50) ? between(1, 20) : 8 * between(1, 6);
       C = groups, K = groups * (chance(75) ? 1 : between(2, 3));
+    } else if (chance(15)) {
+      C = between(1, 4), K = chance(10) ? between(65, 140) : between(1, 70);
     } else if (chance(30)) {
       groups = between(2, 4), C = groups * between(1, 9), K = groups * between(1, 9);
     } else if (chance(65)) {
