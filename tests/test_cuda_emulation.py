@@ -101,7 +101,7 @@ ALGORITHMS = {
 RUNS = [
     ("conv2d", 150, None),
     ("conv2d", 2500, "depthwise"),
-    ("conv2d", 2000, "few_channels"),
+    ("conv2d", 400, "few_channels"),
     ("max_pool2d", 800, None),
     ("avg_pool2d", 600, None),
     ("max_unpool2d", 300, None),

@@ -12,6 +12,8 @@ bool few_channels_supports(const Conv2dProblem& problem) {
       geometry.C * geometry.K == 1) {
     return false;
   }
+  // Half of a block's warps would have no outputs.
+  if (geometry.h.output * geometry.w.output < kBlockThreads / 2) return false;
   // An image has 32 bits for its elements, a tile for all of its coordinates.
   constexpr int64_t kMost = int64_t{1} << 30, kMostPixels = int64_t{1} << 24, kMostExtent = 8192;
   for (const Axis* axis : {&geometry.h, &geometry.w}) {
@@ -22,6 +24,9 @@ bool few_channels_supports(const Conv2dProblem& problem) {
   const int64_t output = geometry.K * geometry.h.output * geometry.w.output;
   if (input >= kMost || output >= kMost || geometry.weight_numel() >= kMost) return false;
   if (geometry.N * geometry.h.output * geometry.w.output >= kMost) return false;
+  // Tiles of larger windows, as those that cut an image into patches have, hold few outputs.
+  constexpr int64_t kMostTaps = 128;
+  if (geometry.h.kernel * ceil_div(geometry.w.kernel, kSlot / geometry.C) > kMostTaps) return false;
   FewChannels few{};
   switch (problem.pass) {
     case Conv2dPass::forward: return few_channels_plan_forward(problem, few);

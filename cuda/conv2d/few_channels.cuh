@@ -1,15 +1,15 @@
 // Convolutions of images of one to four channels (the first of a network, filters of images) on tensor cores.
 //
-// A block keeps a tile of the image in shared memory, in slots of four elements: a pixel's channels, or where a pixel
-// has one or two, those of 4 or 2 pixels that neighbouring taps of a row read, a dilation apart. So a "tap" of a filter
-// with R rows and S columns is one of R x ceil(S / fold) slots, and an element of the product that no filter has costs
-// at most a quarter of the work of 3 channels and, at the end of a row of taps, `fold` - 1 elements.
+// A block keeps a tile of the image in shared memory, in slots of four elements: the channels of a pixel, or, of one or
+// two channels, those of the 4 or 2 pixels that neighbouring taps of a row read. So a filter of R rows and S columns is
+// R x ceil(S / fold) slots, and what it multiplies in vain are the fourth channel of three and, at the end of each row
+// of taps, up to fold - 1 elements.
 //
 // Neighbouring outputs read neighbouring slots whatever the stride: a tile holds the pixels of each residue modulo the
-// stride side by side. So a tap is one offset from the slot of an output, its lanes meet different banks, and one
-// kernel serves every kernel size, stride, dilation, pad and border. A layout is a matter of four steps from element to
-// element when the tile is filled: a thread gathers a slot, its lanes read neighbouring pixels, and per slot it issues
-// about 20 instructions, where even a 3 x 3 filter to 32 channels takes twice as many to multiply it.
+// stride side by side. So a tap is one offset from the slot of an output, lanes meet different banks, and one kernel
+// serves every kernel size, stride, dilation, pad and border. The layout of the image only matters where a tile is
+// filled: a thread gathers the elements of a slot, lanes side by side. That takes about 20 instructions a slot, where
+// 3 x 3 taps of 32 filters take twice as many for its products.
 #pragma once
 
 #include "../common/dtype.cuh"

@@ -7,10 +7,9 @@
 // it the chunks beside.
 //
 // 7 x 7, stride 2, 3 -> 64 at 224, 128 images in half types: 13 steps of 16 mma, 4 reads of slots (8 wavefronts) and 4
-// of weights (16). Of an SM of an H100 a step of 4 warps takes 96 clocks of shared memory and 64 to 104 of tensor
-// cores, 70 us in all, and 10 us the filling of tiles, which other blocks' products hide in part. Its bytes (39 MB
-// read, 206 MB written) take 81 us: 50 % of that floor are to be expected, and of 3 x 3 to 32 filters, with 3 steps, 80
-// %.
+// of weights (16) for 32 outputs. On an SM of an H100 a step of 4 warps takes 96 clocks of shared memory and 64 to 104
+// of tensor cores, 70 us in all, and filling tiles 10 us, which products of the other block hide in part. The bytes (39
+// MB read, 206 MB written) take 81 us: expected are 50 % of that floor, and of 3 x 3 to 32 filters, with 3 steps, 80 %.
 #include "few_channels.cuh"
 
 namespace convops {
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_few_channels_forward_
   const int filter_tile = static_cast<int>(blockIdx.x) % few.filter_tiles;
   const int first_filter = filter_tile * (16 * kFilterBlocks);
 
-  // Whether element i of slot `tap` is a tap of a filter: all but the last of a row.
+  // The column of taps that element i of slot `tap` is, -1 for none: the last slot of a row may reach past it.
   const auto column_of = [&](int tap, int i) {
     const int column = take_digit(tap, few.by_row_taps) * few.fold + few.shift_of(i);
     return i < few.fold * few.channels && column < few.w.window.kernel ? column : -1;
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_few_channels_forward_
     }
     reads[i] = read;
   }
-  // As words of a fragment: of two filters that the lane has, the two of its read.
+  // As words of a fragment: two filters of a lane, two words of its read.
   const auto* const weight_bits = reinterpret_cast<const bits_t<scalar_t>*>(weight);
   for (int i = thread; i < steps * kFilterBlocks * 64; i += kBlockThreads) {
     const int second = i % 2, of_lane = i / 2 % 32, block = i / 64 % kFilterBlocks, step = i / (64 * kFilterBlocks);
@@ -109,7 +108,11 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_few_channels_forward_
         }
       }
     }
-    values.store(reinterpret_cast<bits_t<scalar_t>*>(weights + 2 * i));
+    // In the order of registers: as columns the words of one filter and of the other, as rows the other way round.
+    uint32_t* const to = weights + i / 2 * 4;
+    const auto& words = reinterpret_cast<const Vector<uint32_t, 2>&>(values);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) to[kChannelsLast ? 2 * second + half : second + 2 * half] = words[half];
   }
   for (int i = thread; i < 16 * kFilterBlocks; i += kBlockThreads) {
     const int filter = first_filter + i;
@@ -155,11 +158,10 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_few_channels_forward_
           uint32_t a[4];
 #pragma unroll
           for (int word = 0; word < 4; ++word) {
-            const int second = word % 2, half = word / 2;
             if constexpr (kChannelsLast) {
-              a[word] = x[2 * i + second][half];
+              a[word] = x[2 * i + word % 2][word / 2];
             } else {
-              a[word] = f[i][2 * second + half];
+              a[word] = f[i][word];
             }
           }
 #pragma unroll

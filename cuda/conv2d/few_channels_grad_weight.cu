@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_few_channels_grad_wei
 #pragma unroll
       for (int b = 0; b < kFilterBlocks; ++b) {
         uint32_t words[4];
-        const int in_step = lane / 8 % 2, in_block = lane / 16;
+        [[maybe_unused]] const int in_step = lane / 8 % 2, in_block = lane / 16;
         if constexpr (!kChannelsLast) {
           load_matrices(
               words, gradient + (16 * b + 8 * in_block + lane % 8) * line_bytes + (2 * step + in_step) * kVectorBytes);
