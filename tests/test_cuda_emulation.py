@@ -85,6 +85,7 @@ MAX_POOL_PASSES = ("forward", "forward_with_offsets", "grad_input", "gather", "i
 # What the lists in cuda/*/*_cuda.cu have, by pass: an algorithm that no problem meets is a failure.
 ALGORITHMS = {
     "conv2d": {
+        "few_channels": ("forward", "grad_weight"),
         "depthwise": CONTRACTIONS,
         "implicit_gemm_tensor_core": CONTRACTIONS,
         "implicit_gemm": CONTRACTIONS,
@@ -101,6 +102,7 @@ RUNS = [
     ("conv2d", 150, None),
     ("conv2d", 2500, "depthwise"),
     ("conv2d", 300, "implicit_gemm_tensor_core"),
+    ("conv2d", 400, "few_channels"),
     ("max_pool2d", 800, None),
     ("avg_pool2d", 600, None),
     ("max_unpool2d", 300, None),

@@ -6,6 +6,10 @@
 
 namespace convops {
 
+bool few_channels_supports(const Conv2dProblem& problem);
+int64_t few_channels_workspace(const Conv2dProblem& problem);
+void few_channels_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
+
 bool depthwise_supports(const Conv2dProblem& problem);
 int64_t depthwise_workspace(const Conv2dProblem& problem);
 void depthwise_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);

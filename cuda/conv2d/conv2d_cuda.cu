@@ -6,7 +6,8 @@
 namespace convops {
 
 std::span<const Conv2dAlgorithm> conv2d_cuda_algorithms() {
-  static constexpr std::array<Conv2dAlgorithm, 5> kAlgorithms{{
+  static constexpr std::array<Conv2dAlgorithm, 6> kAlgorithms{{
+      {"few_channels", few_channels_supports, few_channels_workspace, few_channels_run},
       {"depthwise", depthwise_supports, depthwise_workspace, depthwise_run},
       {"implicit_gemm_tensor_core", implicit_gemm_tensor_core_supports, implicit_gemm_tensor_core_workspace,
        implicit_gemm_tensor_core_run},

@@ -189,7 +189,16 @@ Conv2dProblem random_conv2d() {
     Axes axes = random_axes(false);
     if (chance(4)) axes.kernel = {between(20, 31), between(20, 31)}, axes.size = {28, 28}, axes.pads = {15, 15, 15, 14};
     int64_t groups = 1, C = between(1, 20), K = between(1, 20);
-    if (chance(40)) {
+    if (chance(only == "few_channels" ? 100 : 5)) {
+      C = between(1, 4), K = chance(10) ? between(65, 140) : between(1, 70);
+      axes.size = pair([] { return chance(10) ? between(3, 8) : between(8, 60); });
+      // Windows that leave room for small tiles only: more of them than blocks.
+      if (chance(10)) {
+        const int64_t dilation = between(60, 100);
+        axes = {{between(250, 300), 300}, {2, 2}, {1, 1}, {dilation, dilation}, {50, dilation / 2, 50, 50}};
+        C = between(3, 4), K = between(1, 2);
+      }
+    } else if (chance(40)) {
       groups = chance(50) ? between(1, 20) : 8 * between(1, 6);
       C = groups, K = groups * (chance(75) ? 1 : between(2, 3));
     } else if (chance(30)) {
