@@ -189,7 +189,7 @@ Conv2dProblem random_conv2d() {
     Axes axes = random_axes(false);
     if (chance(4)) axes.kernel = {between(20, 31), between(20, 31)}, axes.size = {28, 28}, axes.pads = {15, 15, 15, 14};
     int64_t groups = 1, C = between(1, 20), K = between(1, 20);
-    if (chance(only == "few_channels" ? 100 : 5)) {
+    if (chance(only == "few_channels" ? 100 : 8)) {
       C = between(1, 4), K = chance(10) ? between(65, 140) : between(1, 70);
       axes.size = pair([] { return chance(10) ? between(3, 8) : between(8, 60); });
       // Windows that leave room for small tiles only: more of them than blocks.
