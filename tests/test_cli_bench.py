@@ -179,6 +179,18 @@ def test_calls_take_turns_and_are_compared_round_by_round() -> None:
     assert (times.ratio(1), times.ratio(0, over=1)) == (2, 0.5)
 
 
+@pytest.mark.parametrize(("each", "warm_ups"), [(100.0, 2), (1.0, 4), (0.001, 10)])
+def test_warms_up_for_half_of_the_time(each: float, warm_ups: int) -> None:
+    calls: list[float] = []
+
+    def time(call: Callable[[], object]) -> float:
+        calls.append(each)
+        return each
+
+    interleaved_times(time, [lambda: None], seconds=8, repeats=1)
+    assert len(calls) == warm_ups + 1
+
+
 # --- one measurement ---
 
 

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../common/geometry.h"
+#include "../common/algorithm.h"
 
 namespace convops {
 
@@ -128,6 +128,23 @@ inline Correlation make_correlation(const Conv2dGeometry& problem, bool transpos
       last ? C : 1,
       K * stride_k};
   return result;
+}
+
+// Runs a pass by the two functions that an algorithm has: correlate(source, weight, bias, target) does forward and,
+// with the images swapped, grad_input; grad_weight(input, grad_output, weight) the other.
+template <typename scalar_t, typename Correlate, typename GradWeight>
+auto run_pass(
+    const Conv2dProblem& problem, const Conv2dArguments& arguments, const Correlate& correlate,
+    const GradWeight& grad_weight) {
+  const auto input = static_cast<scalar_t*>(arguments.input);
+  const auto weight = static_cast<scalar_t*>(arguments.weight);
+  const auto output = static_cast<scalar_t*>(arguments.output);
+  const auto bias = static_cast<const scalar_t*>(arguments.bias);
+  switch (problem.pass) {
+    case Conv2dPass::forward: return correlate(input, weight, bias, output);
+    case Conv2dPass::grad_input: return correlate(output, weight, bias, input);
+    default: return grad_weight(input, output, weight);
+  }
 }
 
 }  // namespace convops

@@ -25,27 +25,18 @@ bool gathers_planes(const Correlation& c, bool grad_weight) {
 
 template <typename scalar_t>
 void depthwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<scalar_t*>(arguments.input);
-  const auto weight = static_cast<scalar_t*>(arguments.weight);
-  const auto output = static_cast<scalar_t*>(arguments.output);
-  const auto bias = static_cast<const scalar_t*>(arguments.bias);
-  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
-  order_taps(c.h);
-  order_taps(c.w);
+  const Correlation c = ordered_correlation(problem);
   const int64_t work = multiplications(problem.geometry);
-  const bool grad_weight = problem.pass == Conv2dPass::grad_weight;
-  const bool gathers = gathers_planes<Compute<scalar_t>>(c, grad_weight);
-  if (grad_weight) {
-    const auto run = c.channels_last ? depthwise_channels_grad_weight<scalar_t>
-                     : gathers       ? depthwise_gathered_grad_weight<scalar_t>
-                                     : depthwise_planes_grad_weight<scalar_t>;
-    return run(c, work, input, output, weight);
-  }
-  const auto run = c.channels_last ? depthwise_channels<scalar_t>
-                   : gathers       ? depthwise_gathered<scalar_t>
-                                   : depthwise_planes<scalar_t>;
-  if (problem.pass == Conv2dPass::forward) return run(c, work, input, weight, bias, output);
-  run(c, work, output, weight, bias, input);
+  const bool gathers = gathers_planes<Compute<scalar_t>>(c, problem.pass == Conv2dPass::grad_weight);
+  const auto correlate = c.channels_last ? depthwise_channels<scalar_t>
+                         : gathers       ? depthwise_gathered<scalar_t>
+                                         : depthwise_planes<scalar_t>;
+  const auto grad_weight = c.channels_last ? depthwise_channels_grad_weight<scalar_t>
+                           : gathers       ? depthwise_gathered_grad_weight<scalar_t>
+                                           : depthwise_planes_grad_weight<scalar_t>;
+  run_pass<scalar_t>(
+      problem, arguments, [&](auto... operands) { correlate(c, work, operands...); },
+      [&](auto... operands) { grad_weight(c, work, operands...); });
 }
 
 }  // namespace CONVOPS_ISA

@@ -577,19 +577,11 @@ void grouped_grad_weight(
 
 template <typename scalar_t>
 void grouped_channels(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<scalar_t*>(arguments.input);
-  const auto weight = static_cast<scalar_t*>(arguments.weight);
-  const auto output = static_cast<scalar_t*>(arguments.output);
-  const auto bias = static_cast<const scalar_t*>(arguments.bias);
-  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
-  order_taps(c.h);
-  order_taps(c.w);
+  const Correlation c = ordered_correlation(problem);
   const int64_t work = multiplications(problem.geometry);
-  switch (problem.pass) {
-    case Conv2dPass::forward: return grouped_correlate(c, work, input, weight, bias, output);
-    case Conv2dPass::grad_input: return grouped_correlate(c, work, output, weight, bias, input);
-    default: return grouped_grad_weight(c, work, input, output, weight);
-  }
+  run_pass<scalar_t>(
+      problem, arguments, [&](auto... operands) { grouped_correlate<scalar_t>(c, work, operands...); },
+      [&](auto... operands) { grouped_grad_weight<scalar_t>(c, work, operands...); });
 }
 
 }  // namespace CONVOPS_ISA

@@ -55,7 +55,7 @@ void correlate(
   const int64_t panel_bytes = c.source_channels * c.h.kernel * c.w.kernel * block * int64_t(sizeof(acc_t));
   const bool in_place = std::is_same_v<scalar_t, acc_t> && c.channels_last && c.groups == 1 && c.h.inside() &&
                         c.w.inside() && panel_bytes <= kPanelBytes &&
-                        c.w.source_step * c.source_channels * int64_t(sizeof(acc_t)) % 4096 != 0;
+                        !crowds_cache<acc_t>(c.w.source_step * c.source_channels);
   if (in_place) {
     c.w.by_remainder = false;
     c.w.keep_gaps = true;
@@ -402,16 +402,9 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
 
 template <typename scalar_t>
 void implicit_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<scalar_t*>(arguments.input);
-  const auto weight = static_cast<scalar_t*>(arguments.weight);
-  const auto output = static_cast<scalar_t*>(arguments.output);
-  switch (problem.pass) {
-    case Conv2dPass::forward:
-      return correlate(problem, input, weight, static_cast<const scalar_t*>(arguments.bias), output);
-    case Conv2dPass::grad_input:
-      return correlate(problem, output, weight, static_cast<const scalar_t*>(arguments.bias), input);
-    default: return grad_weight(problem.geometry, input, output, weight);
-  }
+  run_pass<scalar_t>(
+      problem, arguments, [&](auto... operands) { correlate<scalar_t>(problem, operands...); },
+      [&](auto... operands) { grad_weight<scalar_t>(problem.geometry, operands...); });
 }
 
 }  // namespace CONVOPS_ISA

@@ -609,15 +609,9 @@ inline void grad_weight_tiles(
 }
 
 inline void implicit_gemm_amx(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<bfloat16*>(arguments.input);
-  const auto weight = static_cast<bfloat16*>(arguments.weight);
-  const auto output = static_cast<bfloat16*>(arguments.output);
-  const auto bias = static_cast<const bfloat16*>(arguments.bias);
-  switch (problem.pass) {
-    case Conv2dPass::forward: return correlate_tiles(problem, input, weight, bias, output);
-    case Conv2dPass::grad_input: return correlate_tiles(problem, output, weight, bias, input);
-    default: return grad_weight_tiles(problem.geometry, input, output, weight);
-  }
+  run_pass<bfloat16>(
+      problem, arguments, [&](auto... operands) { correlate_tiles(problem, operands...); },
+      [&](auto... operands) { grad_weight_tiles(problem.geometry, operands...); });
 }
 
 }  // namespace CONVOPS_ISA

@@ -154,6 +154,12 @@ struct TileRows {
   std::vector<int64_t> source;  // rows in slot order
 };
 
+// Rows whose distance is a multiple of a page would all fall into one set of the first cache.
+template <typename T>
+constexpr bool crowds_cache(int64_t step) {
+  return step * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
+}
+
 // A packed tile leaves room in a 1 MB L2 cache for a weight panel.
 constexpr int64_t kTileBytes = 384 << 10;
 
@@ -205,6 +211,13 @@ inline void order_taps(CorrelationAxis& axis) {
     });
     for (AxisTap& tap : phase) tap.order = order++;
   }
+}
+
+inline Correlation ordered_correlation(const Conv2dProblem& problem) {
+  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
+  order_taps(c.h);
+  order_taps(c.w);
+  return c;
 }
 
 // Columns in their own order where taps leave none of them out: runs get longer.

@@ -91,12 +91,6 @@ MultiplyStrided<scalar_t> multiply_strided_instance(int64_t scalars, int64_t vec
   })(vectors);
 }
 
-// Rows whose distance is a multiple of a page would all fall into one set of the first cache.
-template <typename T>
-constexpr bool crowds_cache(int64_t step) {
-  return step * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
-}
-
 // The step between the positions of an axis; of a single one it may be larger than any distance in memory.
 inline int64_t position_step(const Axis& axis) {
   return axis.output > 1 ? axis.stride : 1;
@@ -706,15 +700,11 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
 
 template <typename scalar_t>
 void pointwise(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<scalar_t*>(arguments.input);
-  const auto weight = static_cast<scalar_t*>(arguments.weight);
-  const auto output = static_cast<scalar_t*>(arguments.output);
-  const auto bias = static_cast<const scalar_t*>(arguments.bias);
-  switch (problem.pass) {
-    case Conv2dPass::forward: return multiply_pixels(problem.geometry, false, input, weight, bias, output);
-    case Conv2dPass::grad_input: return multiply_pixels(problem.geometry, true, output, weight, bias, input);
-    default: return multiply_images(problem.geometry, input, output, weight);
-  }
+  const bool transposed = problem.pass == Conv2dPass::grad_input;
+  run_pass<scalar_t>(
+      problem, arguments,
+      [&](auto... operands) { multiply_pixels<scalar_t>(problem.geometry, transposed, operands...); },
+      [&](auto... operands) { multiply_images<scalar_t>(problem.geometry, operands...); });
 }
 
 }  // namespace CONVOPS_ISA

@@ -239,9 +239,7 @@ inline bool winograd_correlate(
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
   // The transformed weight is made once if it is no larger than this, and anew for each block of tiles otherwise.
   constexpr int64_t kMostWeights = 6 << 20, kTileBytes = 1 << 20, kLeastTiles = 56, kLeastTilesEach = 128;
-  Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
-  order_taps(c.h);
-  order_taps(c.w);
+  const Correlation c = ordered_correlation(problem);
   const ChannelBlocks channels(c.source_channels, lanes);
   const PanelLayout<float> layout(c, channels);
   const WinogradWeights weights(channels);
@@ -520,14 +518,9 @@ inline bool winograd_grad_weight(
 }
 
 inline void winograd(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const auto input = static_cast<float*>(arguments.input);
-  const auto weight = static_cast<float*>(arguments.weight);
-  const auto output = static_cast<float*>(arguments.output);
-  const auto bias = static_cast<const float*>(arguments.bias);
-  const bool finite = problem.pass == Conv2dPass::forward ? winograd_correlate(problem, input, weight, bias, output)
-                      : problem.pass == Conv2dPass::grad_input
-                          ? winograd_correlate(problem, output, weight, bias, input)
-                          : winograd_grad_weight(problem.geometry, input, output, weight);
+  const bool finite = run_pass<float>(
+      problem, arguments, [&](auto... operands) { return winograd_correlate(problem, operands...); },
+      [&](auto... operands) { return winograd_grad_weight(problem.geometry, operands...); });
   if (!finite) implicit_gemm<float>(problem, arguments);
 }
 

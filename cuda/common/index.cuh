@@ -45,6 +45,14 @@ __device__ index_t take_digit(index_t& n, const Divisor<index_t>& divisor) {
   return digit;
 }
 
+// The same by a number that one thread or block divides by once.
+template <typename index_t>
+__device__ index_t take_digit(index_t& n, index_t divisor) {
+  const index_t quotient = n / divisor, digit = n - quotient * divisor;
+  n = quotient;
+  return digit;
+}
+
 // Calls body(i) for every i in [0, count), spread over the grid.
 template <typename index_t, typename Body>
 __device__ void grid_stride_loop(index_t count, const Body& body) {

@@ -169,13 +169,9 @@ __global__ void __launch_bounds__(kChannelThreads, kKernel == 3 && kStride == 1 
   acc_t* const shared_sums = reinterpret_cast<acc_t*>(dynamic_shared());  // (tap, lane, channel of the vector)
   const DepthwiseWindow& window = slices.window;
   int block = static_cast<int>(blockIdx.x);
-  const auto take = [&](int count) {
-    const int digit = block % count;
-    block /= count;
-    return digit;
-  };
-  const int first_column = take(slices.tap_columns) * Taps::kColumns, first_row = take(slices.tap_rows) * Taps::kRows;
-  const int first_channel = take(slices.channel_blocks) * slices.lanes * kVector, slice = block;
+  const int first_column = take_digit(block, slices.tap_columns) * Taps::kColumns,
+            first_row = take_digit(block, slices.tap_rows) * Taps::kRows;
+  const int first_channel = take_digit(block, slices.channel_blocks) * slices.lanes * kVector, slice = block;
   const int lane = static_cast<int>(threadIdx.x) % slices.lanes, turn = static_cast<int>(threadIdx.x) / slices.lanes;
   const int turns = kChannelThreads / slices.lanes, channel = first_channel + lane * kVector;
   const bool exists = channel < window.channels;

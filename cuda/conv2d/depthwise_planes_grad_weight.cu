@@ -62,13 +62,9 @@ __global__ void __launch_bounds__(kBlockThreads, kDepthwiseBlocks<accumulator_t<
 
   // Blocks of one image and neighbouring channels are neighbours in time: what they read lies side by side.
   int block = static_cast<int>(blockIdx.x);
-  const auto take = [&](int count) {
-    const int digit = block % count;
-    block /= count;
-    return digit;
-  };
-  const int first_column = take(slices.tap_columns) * Taps::kColumns, first_row = take(slices.tap_rows) * Taps::kRows;
-  const int channel = take(window.channels), slice = block;
+  const int first_column = take_digit(block, slices.tap_columns) * Taps::kColumns,
+            first_row = take_digit(block, slices.tap_rows) * Taps::kRows;
+  const int channel = take_digit(block, window.channels), slice = block;
   const int source_plane = window.height * window.width, gradient_plane = window.out_height * window.out_width;
   const int64_t all_planes = static_cast<int64_t>(window.images) * window.channels;
   const int end = slices.all_tiles - slice * slices.slice_tiles < slices.slice_tiles ? slices.all_tiles

@@ -81,13 +81,9 @@ __global__ void __launch_bounds__(kBlockThreads, 2) conv2d_depthwise_toeplitz_ke
   scalar_t* const filter = reinterpret_cast<scalar_t*>(tile + tiles.planes * tiles.source.plane_pitch);
 
   int block = static_cast<int>(blockIdx.x);
-  const auto take = [&](int count) {
-    const int digit = block % count;
-    block /= count;
-    return digit;
-  };
-  const int channel = take(window.channels);
-  const int first_column = take(tiles.column_tiles) * tiles.columns, first_row = take(tiles.row_tiles) * tiles.rows;
+  const int channel = take_digit(block, window.channels);
+  const int first_column = take_digit(block, tiles.column_tiles) * tiles.columns,
+            first_row = take_digit(block, tiles.row_tiles) * tiles.rows;
   const int first_image = block * tiles.planes;
   const int planes = window.images - first_image < tiles.planes ? window.images - first_image : tiles.planes;
   const int64_t first_plane = static_cast<int64_t>(first_image) * window.channels + channel;

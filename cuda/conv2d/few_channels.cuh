@@ -182,8 +182,11 @@ struct SpreadColumns {
   }
 };
 
-// Whether a tile's pixels, counted row by row, come to lie in memory in whole, aligned chunks of a plane.
-inline bool plane_in_chunks(const FewChannels& few, int chunk) {
+// Whether the outputs of a tile, pixels counted row by row, or filters where they lie side by side, come to lie in
+// memory in whole, aligned chunks.
+inline bool outputs_in_chunks(const FewChannels& few, bool channels_last, int chunk, const void* outputs) {
+  if (!is_aligned(outputs)) return false;
+  if (channels_last) return few.filters % chunk == 0;
   const int P = few.h.window.output, Q = few.w.window.output;
   if (static_cast<int64_t>(P) * Q % chunk != 0) return false;
   return few.w.tiles == 1 ? few.tile_pixels() % chunk == 0 : Q % chunk == 0 && few.w.outputs % chunk == 0;

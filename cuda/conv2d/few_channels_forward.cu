@@ -268,8 +268,7 @@ void few_channels_forward(const Conv2dProblem& problem, const Conv2dArguments& a
   dispatch_few_channels(problem.dtype, few, [&](auto tag, auto filter_blocks, auto channels_last, auto bordered) {
     using scalar_t = typename decltype(tag)::type;
     constexpr int kChunk = kVectorBytes / sizeof(scalar_t);
-    const bool vector_store = is_aligned(arguments.output) &&
-                              (channels_last.value ? few.filters % kChunk == 0 : plane_in_chunks(few, kChunk));
+    const bool vector_store = outputs_in_chunks(few, channels_last.value, kChunk, arguments.output);
     launch(
         "conv2d",
         conv2d_few_channels_forward_kernel<scalar_t, filter_blocks.value, channels_last.value, bordered.value>,

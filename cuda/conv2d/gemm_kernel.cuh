@@ -130,18 +130,13 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerSm) conv2d
   __syncthreads();
   if (thread == 0) {
     int64_t block = blockIdx.x;
-    const auto take = [&](int64_t count) {
-      const int64_t quotient = block / count, digit = block - quotient * count;
-      block = quotient;
-      return digit;
-    };
     // Column tiles are neighbours in time: they share the tile of A, the larger matrix.
-    origin.column = take(plan.column_tiles) * Engine::kColumns;
-    origin.row = take(plan.row_tiles) * kTileRows;
-    origin.group = take(problem.groups);
-    origin.slice = take(plan.slices);
+    origin.column = take_digit(block, plan.column_tiles) * Engine::kColumns;
+    origin.row = take_digit(block, plan.row_tiles) * kTileRows;
+    origin.group = take_digit(block, problem.groups);
+    origin.slice = take_digit(block, plan.slices);
     if (problem.h_residues * problem.w_residues > 1) {
-      const int64_t j = take(problem.w_residues);
+      const int64_t j = take_digit(block, problem.w_residues);
       gemm.select_residue(block, j);
     }
   }

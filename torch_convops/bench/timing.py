@@ -87,7 +87,7 @@ def interleaved_times(time: Timer, calls: Sequence[Call], seconds: float, repeat
     """
     warmed = 0.0
     for i in range(MAX_WARM_UP):
-        if i >= WARM_UP and warmed > seconds / 2:
+        if i >= WARM_UP and warmed >= seconds / 2:
             break
         warmed += sum(time(call) for call in calls)
     rounds: list[tuple[float, ...]] = []
