@@ -26,6 +26,14 @@ void parallel_ranges(int64_t count, int64_t work, RangeFunction function, void* 
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, items, function, context));
 }
 
+int64_t l2_cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where the system does not know
+  if (bytes > 0) return bytes;
+#endif
+  return 1 << 20;
+}
+
 int64_t thread_count() {
   return torch::stable::get_num_threads();
 }

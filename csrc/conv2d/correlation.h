@@ -27,7 +27,6 @@ struct CorrelationAxis {
   std::vector<std::vector<AxisTap>> phases;
   Border border = Border::zeros;  // what a position outside the source reads
   bool by_remainder = true;       // how columns are packed (packing.h)
-  bool keep_gaps = false;         // columns between taps that none of them reads have slots, too
 
   // The pixel of the source that a position reads, or -1.
   int64_t pixel(int64_t position) const { return border_pixel(border, position, source); }
@@ -76,6 +75,38 @@ inline CorrelationAxis grad_input_axis(const Axis& axis) {
     const int64_t phase = floor_mod(k * axis.dilation - axis.pad_lower, axis.stride);
     if (phase < phases)
       result.phases[phase].push_back({k, (phase + axis.pad_lower - k * axis.dilation) / axis.stride, 0});
+  }
+  return result;
+}
+
+// Neighbouring targets of one phase, at base positions [begin, end), that read through the same taps of it.
+struct TargetStretch {
+  int64_t begin, end;
+  std::vector<size_t> taps;
+};
+
+// Cuts base positions where a tap begins or ends to read outside an image that has zeros there: they are left out. Not
+// cut, all taps are read everywhere.
+inline std::vector<TargetStretch> cut_targets(
+    const CorrelationAxis& axis, size_t phase, int64_t begin, int64_t end, bool cut) {
+  const auto& taps = axis.phases[phase];
+  std::vector<int64_t> cuts{begin, end};
+  cut = cut && axis.border == Border::zeros;
+  if (cut) {
+    for (const AxisTap& tap : taps) {
+      cuts.push_back(std::clamp(ceil_div(-tap.offset, axis.source_step), begin, end));
+      cuts.push_back(std::clamp(ceil_div(axis.source - tap.offset, axis.source_step), begin, end));
+    }
+  }
+  std::sort(cuts.begin(), cuts.end());
+  std::vector<TargetStretch> result;
+  for (size_t i = 1; i < cuts.size(); ++i) {
+    if (cuts[i - 1] == cuts[i]) continue;
+    TargetStretch stretch{cuts[i - 1], cuts[i], {}};
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      if (!cut || axis.pixel(stretch.begin * axis.source_step + taps[tap].offset) >= 0) stretch.taps.push_back(tap);
+    }
+    result.push_back(std::move(stretch));
   }
   return result;
 }

@@ -60,8 +60,7 @@ struct TileColumns {
     }
     std::sort(places.begin(), places.end());
     for (const auto& [remainder, position] : places) {
-      if (!stretches.empty() && stretches.back().remainder == remainder &&
-          (axis.keep_gaps || position <= stretches.back().last + span)) {
+      if (!stretches.empty() && stretches.back().remainder == remainder && position <= stretches.back().last + span) {
         stretches.back().last = position;
       } else {
         stretches.push_back({remainder, position, position, 0});
@@ -97,16 +96,19 @@ struct TileColumns {
     for (int64_t i = 0; i < surplus; ++i) outside.push_back({slots++, -1});
     in_order = modulus == 1 && stretches.size() == 1;
     for (const auto& phase : axis.phases) {
+      std::vector<int64_t> phase_slots;
       std::vector<ColumnRun> phase_runs;
       for (const AxisTap& tap : phase) {
         const int64_t slot = slot_of(tap.offset);
+        phase_slots.push_back(slot);
         if (!phase_runs.empty() && phase_runs.back().slot + phase_runs.back().taps == slot) {
           ++phase_runs.back().taps;
         } else {
           phase_runs.push_back({slot, tap.order, 1});
         }
       }
-      runs.push_back(phase_runs);
+      tap_slots.push_back(std::move(phase_slots));
+      runs.push_back(std::move(phase_runs));
     }
   }
 
@@ -119,8 +121,9 @@ struct TileColumns {
     int64_t slot, column;  // the column of the image that it shows, -1: zeros
   };
   std::vector<Outside> outside;
-  bool in_order = false;                     // neighbouring columns have neighbouring slots
-  std::vector<std::vector<ColumnRun>> runs;  // by phase
+  bool in_order = false;                        // neighbouring columns have neighbouring slots
+  std::vector<std::vector<ColumnRun>> runs;     // by phase
+  std::vector<std::vector<int64_t>> tap_slots;  // of the first target, by phase and tap
 };
 
 // The packed rows of the targets at base positions [begin, begin + count).
@@ -163,6 +166,13 @@ constexpr bool crowds_cache(int64_t step) {
 // A packed tile leaves room in a 1 MB L2 cache for a weight panel.
 constexpr int64_t kTileBytes = 384 << 10;
 
+// Weights that do not stay in the L2 cache come from beyond it once a tile: the larger tiles are, the fewer times.
+inline int64_t most_tile_bytes(const Correlation& c) {
+  const int64_t weights = c.source_channels * c.target_channels * c.h.kernel * c.w.kernel * int64_t(sizeof(float));
+  const int64_t cache = l2_cache_bytes();
+  return weights > cache / 4 ? std::clamp<int64_t>(cache / 2, kTileBytes, 1 << 20) : kTileBytes;
+}
+
 struct Tiling {
   // Rows and columns of base positions in a tile, and how many tiles cover the target.
   int64_t rows, columns, row_tiles, column_tiles;
@@ -170,22 +180,22 @@ struct Tiling {
   // Whole images that fit one tile.
   int64_t images(const Correlation& c, int64_t bytes_per_slot) const {
     const int64_t bytes = c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
-    return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(c.N, 1));
+    return std::clamp<int64_t>(most_tile_bytes(c) / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(c.N, 1));
   }
 };
 
 // Tiles of one of `images` images whose packed slots take that many bytes each; where columns are cut, into multiples
 // of `grain`.
 inline Tiling choose_tiling(const Correlation& c, int64_t images, int64_t bytes_per_slot, int64_t grain) {
-  const int64_t I = c.h.positions(), J = c.w.positions();
+  const int64_t I = c.h.positions(), J = c.w.positions(), most_bytes = most_tile_bytes(c);
   Tiling t{I, J, 1, 1};
   const auto bytes = [&] { return c.h.sources(t.rows) * c.w.sources(t.columns) * bytes_per_slot; };
   // Cuts an axis into as few equal parts as make the tile small enough.
   const auto cut = [&](int64_t& size, int64_t length, int64_t step) {
     const int64_t most = ceil_div(length, step);
     int64_t parts = 1;
-    while (bytes() > kTileBytes && parts < most) {
-      parts = std::clamp(parts * (bytes() / kTileBytes), parts + 1, most);
+    while (bytes() > most_bytes && parts < most) {
+      parts = std::clamp(parts * (bytes() / most_bytes), parts + 1, most);
       size = ceil_div(ceil_div(length, parts), step) * step;
     }
   };
