@@ -133,7 +133,14 @@ CASES = [
     Case((2, 130, 5, 7), (2, 65, 1, 1), stride=(1, 2), groups=2),
     Case((1, 200, 5, 7), (330, 200, 1, 1)),
     Case((2, 1024, 6, 6), (160, 1024, 1, 1)),
+    Case((4, 500, 7, 7), (300, 500, 1, 1), stride=2),
+    Case((3, 130, 5, 6), (160, 130, 3, 3), padding=1),
     Case((2, 12, 8, 9), (18, 4, 1, 1), stride=(2, 1), groups=3),
+    # Targets that read through one, two and all taps, alone, in columns, in rows and over images.
+    Case((2, 9, 9, 30), (40, 9, 3, 3), padding=8, dilation=8),
+    Case((7, 20, 5, 5), (48, 20, 3, 3), padding=1),
+    Case((1, 5, 40, 6), (33, 5, 5, 5), padding=4, stride=(1, 2)),
+    Case((2, 18, 17, 16), (32, 9, 4, 4), padding=2, stride=2, groups=2),
     Case((2, 17, 7, 70), (3, 17, 3, 3), padding=1),
     Case((2, 17, 9, 70), (1, 17, 5, 3), stride=2, padding=2),
     Case((2, 3, 13, 70), (24, 3, 7, 7), stride=2, padding=3),
@@ -457,6 +464,8 @@ LARGE = [
     Case((2, 64, 28, 28), (128, 4, 3, 3), padding=1, stride=2, groups=16),
     Case((2, 64, 28, 28), (64, 8, 3, 3), padding=1, groups=8),
     Case((2, 64, 28, 28), (64, 64, 3, 3), padding=1, padding_mode="circular"),
+    Case((4, 256, 7, 7), (256, 256, 3, 3), padding=1, stride=2),
+    Case((4, 512, 8, 8), (512, 512, 1, 1), stride=2),
 ]
 
 

@@ -41,7 +41,21 @@ struct Conv2dWork {
         images(static_cast<double>(g.N * g.groups)),
         outputs(images * static_cast<double>(g.h.output * g.w.output)),
         taps(static_cast<double>(g.h.kernel * g.w.kernel)),
+        taps_inside(taps_inside_image(g.h) * taps_inside_image(g.w)),
         lanes(problem.dtype == DType::float64 ? float_lanes() / 2 : float_lanes()) {}
+
+  // Taps that read pixels of the image, of the average output; other borders than zeros are read, too.
+  static double taps_inside_image(const Axis& axis) {
+    if (axis.border != Border::zeros || axis.output == 0) return static_cast<double>(axis.kernel);
+    int64_t reads = 0;
+    for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+      const int64_t offset = tap * axis.dilation - axis.pad_lower;  // first and last output whose read lies inside
+      const int64_t first = std::max<int64_t>(0, ceil_div(-offset, axis.stride));
+      const int64_t last = std::min(axis.output, ceil_div(axis.input - offset, axis.stride));
+      reads += std::max<int64_t>(0, last - first);
+    }
+    return static_cast<double>(reads) / static_cast<double>(axis.output);
+  }
 
   double vectors(double channels, double count = 1) const { return std::ceil(channels / (count * lanes)) * count; }
   double weights() const { return static_cast<double>(g.groups) * sources * vectors(targets, 2); }
@@ -51,17 +65,17 @@ struct Conv2dWork {
   const Conv2dGeometry& g;
   double sources, targets;  // channels per group
   double images, outputs;   // of all groups
-  double taps, lanes;
+  double taps, taps_inside, lanes;
 };
 
 // Two FMAs a cycle at 85 % of the peak (60 % in grad_weight, which adds up many short sums), over blocks of vectors of
-// targets; the images are packed and written once, transposed where they are contiguous, and so are the weights.
+// targets; images are packed and written once where they are contiguous, weights always.
 inline double implicit_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const double share = problem.pass == Conv2dPass::grad_weight ? 0.6 : 0.85;
-  const double multiplied = work.outputs * work.taps * work.sources * work.vectors(work.targets) / 2 / share;
-  const double packed = (problem.pass == Conv2dPass::grad_weight ? 50 : 15) * work.taps * work.weights();
-  return multiplied + packed + (work.g.channels_last ? 6 : 14) * work.moved();
+  const double multiplied = work.outputs * work.taps_inside * work.sources * work.vectors(work.targets) / 2 / share;
+  const double packed = (problem.pass == Conv2dPass::grad_weight ? 50 : 25) * work.taps * work.weights();
+  return multiplied + packed + (work.g.channels_last ? 3 : 14) * work.moved();
 }
 
 // Vectors of the pixels of a row, of a whole plane where a tap reads it as one. A single vector is used once for each
@@ -111,7 +125,7 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
   return work.outputs * cycles + (work.g.channels_last ? 2 : 6) * work.moved();
 }
 
-// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 270
+// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 500
 // a vector of the weight (900 in grad_weight, whose sums are kept in memory).
 inline double winograd_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
@@ -127,7 +141,7 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   const double multiplied =
       tiles * 36 * work.vectors(work.sources) * work.lanes * work.vectors(work.targets, 2) / 2 / 0.75;
   const double transformed = 250 * tiles * (work.vectors(work.sources) + work.vectors(work.targets, 2));
-  const double weights = (problem.pass == Conv2dPass::grad_weight ? 900 : 270) * work.weights();
+  const double weights = (problem.pass == Conv2dPass::grad_weight ? 900 : 500) * work.weights();
   return multiplied + transformed + weights;
 }
 

@@ -100,9 +100,10 @@ class TileProduct {
     const ChannelBlocks& channels;
     const PanelLayout<acc_t>& layout;
     Reading reading;
-    const scalar_t* source;
+    const scalar_t *source, *weight;
     scalar_t* target;
-    const acc_t *panels, *start;  // [group][target block]; what sums start from
+    const acc_t* panels;  // [group][target block], or null: of a single tile, which packs what it uses
+    const acc_t* start;   // what the sums of each block start from
   };
   struct Range {
     int64_t begin, end;
@@ -139,19 +140,31 @@ class TileProduct {
   void multiply(Range blocks) const {
     const int64_t rows_together = std::max<int64_t>(1, kPixelsTogether / (width_ * images_.size()));
     const Scratch<acc_t> sums(rows_together * images_.size() * width_ * block);
+    const Scratch<acc_t> own_panel(shared_.panels == nullptr ? shared_.layout.pitch : 0);
     const std::vector<Segment> segments = cut_columns();
+    std::vector<RowPhase> phases;
     for (size_t phase = 0; phase < c_.h.phases.size(); ++phase) {
-      const std::vector<Band> bands = cut_rows(phase);
-      if (bands.empty()) continue;
-      std::vector<std::vector<Run>> runs;  // of each band and segment
-      for (const Band& band : bands) {
-        for (const Segment& segment : segments) runs.push_back(join(band, segment));
+      RowPhase rows{cut_rows(phase), {}};
+      for (const Band& band : rows.bands) {
+        for (const Segment& segment : segments) rows.runs.push_back(join(band, segment));
       }
-      const int64_t row_count = bands.back().row + bands.back().count;
-      for (int64_t k = blocks.begin; k < blocks.end; ++k) {
+      phases.push_back(std::move(rows));
+    }
+    for (int64_t k = blocks.begin; k < blocks.end; ++k) {
+      const acc_t* panel = own_panel.data();
+      if (shared_.panels == nullptr) {
+        if (shared_.channels.padded() > c_.source_channels)
+          std::fill_n(own_panel.data(), shared_.layout.pitch, acc_t(0));
+        pack_weight(
+            shared_.weight + group_ * c_.weight_group, c_, shared_.layout, {0, c_.source_channels},
+            {k * block, (k + 1) * block}, own_panel.data());
+      } else {
+        panel = shared_.panels + (group_ * ceil_div(c_.target_channels, block) + k) * shared_.layout.pitch;
+      }
+      for (const RowPhase& phase : phases) {
+        const int64_t row_count = phase.bands.empty() ? 0 : phase.bands.back().row + phase.bands.back().count;
         for (int64_t first = 0; first < row_count; first += rows_together) {
-          const Range rows{first, std::min(first + rows_together, row_count)};
-          multiply_rows(k, rows, phase, bands, segments, runs, sums.data());
+          multiply_rows(k, panel, {first, std::min(first + rows_together, row_count)}, phase, segments, sums.data());
         }
       }
     }
@@ -176,6 +189,12 @@ class TileProduct {
   struct Band {
     int64_t row, count, target, step;  // step: source rows from one to the next
     std::vector<RowTap> taps;          // of the first one
+  };
+
+  // All rows of one phase, and the runs of each of their bands with each segment.
+  struct RowPhase {
+    std::vector<Band> bands;
+    std::vector<std::vector<Run>> runs;
   };
 
   int64_t block_pitch() const {
@@ -259,11 +278,9 @@ class TileProduct {
 
   // Some rows of one phase of one target block; sums is [row][image][column][kBlock].
   void multiply_rows(
-      int64_t k, Range rows, size_t row_phase, const std::vector<Band>& bands, const std::vector<Segment>& segments,
-      const std::vector<std::vector<Run>>& runs, acc_t* sums) const {
-    const int64_t target_blocks = ceil_div(c_.target_channels, block), panel_index = group_ * target_blocks + k;
-    const acc_t* panel = shared_.panels + panel_index * shared_.layout.pitch;
-    const acc_t* start = shared_.start + panel_index * block;
+      int64_t k, const acc_t* panel, Range rows, const RowPhase& row_phase, const std::vector<Segment>& segments,
+      acc_t* sums) const {
+    const acc_t* start = shared_.start + (group_ * ceil_div(c_.target_channels, block) + k) * block;
     const int64_t targets = std::min(block, c_.target_channels - k * block);
     const int64_t W = c_.w.target, plane = c_.h.target * W, pixel = c_.groups * c_.target_channels;
     const int64_t channel = group_ * c_.target_channels + k * block;
@@ -275,8 +292,10 @@ class TileProduct {
     const bool direct = std::is_same_v<scalar_t, acc_t> && c_.channels_last && targets % kLanes<acc_t> == 0;
 
     const int64_t count = shared_.channels.count, width = shared_.channels.width;
+    size_t row_taps = 0;
+    for (const Band& band : row_phase.bands) row_taps = std::max(row_taps, band.taps.size());
     for (size_t phase = 0; phase < c_.w.phases.size(); ++phase) {
-      const int64_t taps = static_cast<int64_t>(c_.h.phases[row_phase].size() * c_.w.phases[phase].size());
+      const int64_t taps = static_cast<int64_t>(row_taps * c_.w.phases[phase].size());
       const int64_t bytes = std::max<int64_t>(1, taps * width * block * int64_t(sizeof(acc_t)));
       const int64_t blocks_together = bytes > kWeightBytes ? count + 1 : kWeightBytes / bytes;
       for (int64_t b = 0; b == 0 || b < count; b += blocks_together) {  // once even of no channels
@@ -288,10 +307,10 @@ class TileProduct {
         const acc_t* const ahead_end = ahead + (fresh ? b_count * shared_.layout.block : 0);
         const int64_t ahead_each = ceil_div(ahead_end - ahead, rows.size() * width_);
         size_t patch = 0;
-        for (const Band& band : bands) {
+        for (const Band& band : row_phase.bands) {
           const Range own{std::max(rows.begin, band.row), std::min(rows.end, band.row + band.count)};
           for (const Segment& segment : segments) {
-            const std::vector<Run>& patch_runs = runs[patch++];
+            const std::vector<Run>& patch_runs = row_phase.runs[patch++];
             if (segment.phase != phase || own.size() <= 0) continue;
             const acc_t* const ahead_to = std::min(ahead + ahead_each * own.size() * segment.count, ahead_end);
             for (; ahead < ahead_to; ahead += 64 / sizeof(acc_t)) __builtin_prefetch(ahead, 0, 2);
@@ -318,7 +337,7 @@ class TileProduct {
       }
     }
     if (direct) return;
-    for (const Band& band : bands) {
+    for (const Band& band : row_phase.bands) {
       for (int64_t i = std::max(rows.begin, band.row); i < std::min(rows.end, band.row + band.count); ++i) {
         for (int64_t n = 0; n < images_.size(); ++n) {
           write_row(
@@ -398,20 +417,21 @@ void correlate(
       reading.in_place ? ChannelBlocks(c.source_channels, c.source_channels) : ChannelBlocks(c.source_channels);
   const PanelLayout<acc_t> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
+  const int64_t image_tiles = ceil_div(c.N, images), tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
+  // Few tiles: several tasks pack the same tile and share out its target blocks.
+  const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
 
-  const Scratch<acc_t> panels(c.groups * target_blocks * layout.pitch);
-  pack_panels(weight, c, channels, layout, panels.data());
+  const bool packed_once = tiles > c.groups;
+  const Scratch<acc_t> panels(packed_once ? c.groups * target_blocks * layout.pitch : 0);
+  if (packed_once) pack_panels(weight, c, channels, layout, panels.data());
   const Scratch<acc_t> start(c.groups * target_blocks * block);
   for (int64_t i = 0; i < c.groups * target_blocks * block; ++i) {
     const int64_t group = i / (target_blocks * block), channel = i % (target_blocks * block);
     const bool used = bias != nullptr && channel < c.target_channels;
     start[i] = used ? widen(bias[group * c.target_channels + channel]) : acc_t(0);
   }
-  const int64_t image_tiles = ceil_div(c.N, images), tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
-  // Few tiles: let several tasks pack the same tile and share out its target blocks.
-  const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
-  const typename TileProduct<scalar_t>::Shared shared{c,      channels, layout,        reading,
-                                                      source, target,   panels.data(), start.data()};
+  const typename TileProduct<scalar_t>::Shared shared{
+      c, channels, layout, reading, source, weight, target, packed_once ? panels.data() : nullptr, start.data()};
   parallel_for(tiles * shares, multiplications(problem.geometry), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, tile = task / shares;

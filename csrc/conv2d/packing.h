@@ -166,11 +166,14 @@ constexpr bool crowds_cache(int64_t step) {
 // A packed tile leaves room in a 1 MB L2 cache for a weight panel.
 constexpr int64_t kTileBytes = 384 << 10;
 
-// Weights that do not stay in the L2 cache come from beyond it once a tile: the larger tiles are, the fewer times.
+// Weights that do not stay in the L2 cache come from beyond it once a tile.
+inline bool has_large_weight(const Correlation& c) {
+  const int64_t bytes = c.source_channels * c.target_channels * c.h.kernel * c.w.kernel * int64_t(sizeof(float));
+  return bytes > l2_cache_bytes() / 4;
+}
+
 inline int64_t most_tile_bytes(const Correlation& c) {
-  const int64_t weights = c.source_channels * c.target_channels * c.h.kernel * c.w.kernel * int64_t(sizeof(float));
-  const int64_t cache = l2_cache_bytes();
-  return weights > cache / 4 ? std::clamp<int64_t>(cache / 2, kTileBytes, 1 << 20) : kTileBytes;
+  return has_large_weight(c) ? std::clamp<int64_t>(l2_cache_bytes() / 2, kTileBytes, 1 << 20) : kTileBytes;
 }
 
 struct Tiling {
@@ -201,8 +204,10 @@ inline Tiling choose_tiling(const Correlation& c, int64_t images, int64_t bytes_
   };
   cut(t.rows, I, 1);
   cut(t.columns, J, grain);
-  // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few.
-  while (images * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4) {
+  // Enough tiles to keep the threads evenly busy, while the rows that neighbouring tiles both pack stay few; of a large
+  // weight threads share out the targets instead.
+  while (images * ceil_div(I, t.rows) < 4 * thread_count() && t.rows >= 2 * c.h.sources(1) && t.rows > 4 &&
+         !has_large_weight(c)) {
     t.rows = ceil_div(t.rows, 2);
   }
   t.row_tiles = ceil_div(I, t.rows);

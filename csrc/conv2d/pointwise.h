@@ -285,18 +285,24 @@ void multiply_many(
                 target_step = pixels.target_step * target_pixel;
   constexpr bool widened = !std::is_same_v<scalar_t, acc_t>;
   constexpr int64_t kValues = sizeof(acc_t) / sizeof(scalar_t);  // stored ones in the room of a computed one
-  const bool copied = widened || crowds_cache<acc_t>(source_step);
+  // Short rows, which fill no tile, are copied, too, where their targets follow each other: they become one row.
+  const bool joins = !pixels.transposed && width < 2 * kMaxScalars && panels > 2;
+  const bool copied = widened || crowds_cache<acc_t>(source_step) || (joins && rows > 1);
   const int64_t copied_pitch = plane_pitch<acc_t>(C);
 
-  // Blocks of pixels stay in the L2 cache while all panels go over them.
+  // Blocks of pixels stay in the L2 cache while all panels go over them: enough of them to keep the threads evenly
+  // busy, but of a large weight threads share out the panels instead.
   const int64_t most_pixels =
-      std::max<int64_t>(2 * kMaxScalars, kTileBytes / (C * static_cast<int64_t>(sizeof(acc_t))));
-  const int64_t wanted = 4 * thread_count();
-  int64_t block_rows = std::max<int64_t>(1, std::min(rows, most_pixels / std::max<int64_t>(1, width)));
-  block_rows = std::clamp<int64_t>(rows / wanted, 1, block_rows);
-  int64_t block_width = std::min(width, most_pixels);
-  if (rows == 1) block_width = std::min(block_width, std::max<int64_t>(2 * kMaxScalars, ceil_div(width, wanted)));
-  if (block_width < width) block_width = block_width / kMaxScalars * kMaxScalars;
+      std::max<int64_t>(2 * kMaxScalars, most_tile_bytes(c) / (C * static_cast<int64_t>(sizeof(acc_t))));
+  const auto cut = [&](int64_t length, int64_t most) {
+    int64_t parts = ceil_div(length, std::clamp<int64_t>(most, 1, length));
+    if (!has_large_weight(c)) parts = std::max(parts, std::min(length, 4 * thread_count()));
+    return parts == 1 ? length : ceil_div(length, ceil_div(parts, thread_count()) * thread_count());
+  };
+  int64_t block_rows = rows > 1 ? cut(rows, most_pixels / width) : 1;
+  int64_t block_width =
+      rows > 1 ? std::min(width, most_pixels) : std::max<int64_t>(2 * kMaxScalars, cut(width, most_pixels));
+  block_width = std::min(width, ceil_div(block_width, kMaxScalars) * kMaxScalars);
   // Few pixels: tasks share out the panels alone, and each packs its own.
   const bool few = rows * width <= 4 * kMaxScalars && panels * c.groups >= 2 * thread_count();
   if (few) {
@@ -330,17 +336,19 @@ void multiply_many(
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, group = task / shares % c.groups, cut = task / (shares * c.groups);
       const int64_t row0 = cut / column_blocks * block_rows, row1 = std::min(row0 + block_rows, rows);
-      const int64_t j0 = cut % column_blocks * block_width, count = std::min(block_width, width - j0);
+      const int64_t j0 = cut % column_blocks * block_width, row_count = std::min(block_width, width - j0);
       const auto source_row = [&](int64_t row) {
         return source + pixels.source(row) * source_pixel + j0 * source_step + group * C;
       };
       for (int64_t row = row0; row < row1 && copied && block_copied != task / shares; ++row) {
-        for (int64_t j = 0; j < count; ++j) {
+        for (int64_t j = 0; j < row_count; ++j) {
           copy_row(source_row(row) + j * source_step, C, copy.data() + ((row - row0) * block_width + j) * copied_pitch);
         }
       }
       block_copied = task / shares;
       const int64_t a_step = copied ? copied_pitch : source_step;
+      const bool joined = copied && joins && row_count == width;
+      const int64_t count = joined ? (row1 - row0) * width : row_count, row_end = joined ? row0 + 1 : row1;
       const int64_t step = ceil_div(count, ceil_div(count, kMaxScalars));
       const int64_t panel0 = share * panels / shares, panel1 = (share + 1) * panels / shares;
       for (int64_t chunk0 = panel0; chunk0 < panel1; chunk0 += chunk) {
@@ -350,7 +358,7 @@ void multiply_many(
         // While the panels go over a tile, the next one and where its outputs go are fetched.
         const bool reads_ahead = !copied && chunk0 == panel0, writes_ahead = calls == panels && c.groups == 1;
         const int64_t a_calls = reads_ahead ? ceil_div(calls * C, C + K) : 0;
-        for (int64_t row = row0; row < row1; ++row) {
+        for (int64_t row = row0; row < row_end; ++row) {
           const acc_t* from;
           if constexpr (widened) {
             from = copy.data() + (row - row0) * block_width * copied_pitch;
