@@ -68,13 +68,21 @@ struct Conv2dWork {
   double taps, taps_inside, lanes;
 };
 
+inline double by_pass(const Conv2dProblem& problem, double forward, double grad_input, double grad_weight) {
+  switch (problem.pass) {
+    case Conv2dPass::forward: return forward;
+    case Conv2dPass::grad_input: return grad_input;
+    default: return grad_weight;
+  }
+}
+
 // Two FMAs a cycle at 85 % of the peak (60 % in grad_weight, which adds up many short sums), over blocks of vectors of
 // targets; images are packed and written once where they are contiguous, weights always.
 inline double implicit_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const double share = problem.pass == Conv2dPass::grad_weight ? 0.6 : 0.85;
   const double multiplied = work.outputs * work.taps_inside * work.sources * work.vectors(work.targets) / 2 / share;
-  const double packed = (problem.pass == Conv2dPass::grad_weight ? 50 : 25) * work.taps * work.weights();
+  const double packed = by_pass(problem, 25, 40, 35) * work.taps * work.weights();
   return multiplied + packed + (work.g.channels_last ? 3 : 14) * work.moved();
 }
 
@@ -125,8 +133,8 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
   return work.outputs * cycles + (work.g.channels_last ? 2 : 6) * work.moved();
 }
 
-// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, 500
-// a vector of the weight (900 in grad_weight, whose sums are kept in memory).
+// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, and
+// several hundred a vector of the weight, most in grad_weight, whose sums are kept in memory.
 inline double winograd_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   // What takes a tenth of a millisecond is not worth a coarser rounding.
@@ -141,7 +149,7 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   const double multiplied =
       tiles * 36 * work.vectors(work.sources) * work.lanes * work.vectors(work.targets, 2) / 2 / 0.75;
   const double transformed = 250 * tiles * (work.vectors(work.sources) + work.vectors(work.targets, 2));
-  const double weights = (problem.pass == Conv2dPass::grad_weight ? 900 : 500) * work.weights();
+  const double weights = by_pass(problem, 600, 850, 1700) * work.weights();
   return multiplied + transformed + weights;
 }
 

@@ -541,10 +541,13 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t target_blocks = ceil_div(c.target_channels, block), panel_count = c.groups * target_blocks;
 
   Tiling t{c.h.positions(), c.w.positions(), 1, 1};
-  const int64_t slab = std::min<int64_t>(target_blocks, 2),
-                slabs = ceil_div(target_blocks, slab);  // blocks that share a packed tile
+  // Each slice clears, adds and reads a weight of its own, which takes as long as the products of some 20 positions.
+  constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20, kSlicePositions = 200;
+  const int64_t worthwhile = std::max<int64_t>(1, c.N * c.h.positions() * c.w.positions() / kSlicePositions);
+  // Blocks of targets that share a packed tile: two where there are tasks enough.
+  const int64_t slab = worthwhile * panel_count < 8 ? 1 : std::min<int64_t>(target_blocks, 2),
+                slabs = ceil_div(target_blocks, slab);
   const int64_t slot_bytes = (channels.padded() + slab * block) * sizeof(acc_t);
-  constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20;
   const auto bytes = [&] { return c.h.sources(t.rows) * c.w.sources(t.columns) * slot_bytes; };
   while (t.rows > 1 && bytes() > kTileBytes) t.rows = ceil_div(t.rows, 2);
   while (t.columns > 64 && bytes() > kTileBytes) t.columns = ceil_div(t.columns, 2);
@@ -554,16 +557,20 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t tiles = t.row_tiles * t.column_tiles;
   const int64_t most_slices =
       std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, panel_count * layout.size * sizeof(acc_t)));
-  const int64_t slices = std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices}));
+  const int64_t slices =
+      std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices, worthwhile}));
 
-  const Scratch<acc_t> panels(slices * panel_count * layout.size);
+  // A single slice is written to the weight by the task that sums it.
+  const Scratch<acc_t> panels(slices > 1 ? slices * panel_count * layout.size : 0);
   const int64_t work = multiplications(geometry);
   parallel_for(slices * c.groups * slabs, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab_index = task % slabs, group = task / slabs % c.groups, slice = task / (slabs * c.groups);
       const int64_t k0 = slab_index * slab, k1 = std::min(k0 + slab, target_blocks);
-      acc_t* own = panels.data() + (slice * panel_count + group * target_blocks) * layout.size;
-      std::fill(own + k0 * layout.size, own + k1 * layout.size, acc_t(0));
+      const Scratch<acc_t> single(slices > 1 ? 0 : (k1 - k0) * layout.size);
+      acc_t* const own =
+          slices > 1 ? panels.data() + (slice * panel_count + group * target_blocks + k0) * layout.size : single.data();
+      std::fill_n(own, (k1 - k0) * layout.size, acc_t(0));
       const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
       for (int64_t item = slice * c.N * tiles / slices; item < (slice + 1) * c.N * tiles / slices; ++item) {
         const int64_t n = item / tiles, i0 = item % tiles / t.column_tiles * t.rows,
@@ -605,17 +612,20 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
                   accumulate(
                       tap_rows.data(), s.slot * channels.width + m, columns.step * channels.width,
                       gradient.data() + (k - k0) * gradient_size, columns.count, rows.count, columns.count,
-                      own + k * layout.size + (tap * channels.width + m) * block);
+                      own + (k - k0) * layout.size + (tap * channels.width + m) * block);
                 }
               }
             }
           }
         }
       }
+      for (int64_t k = k0; k < k1 && slices == 1; ++k) {
+        unpack_weight(own + (k - k0) * layout.size, c, layout, k * block, weight + group * c.weight_group);
+      }
     }
   });
 
-  unpack_slices(panels.data(), slices, c, layout, weight);
+  if (slices > 1) unpack_slices(panels.data(), slices, c, layout, weight);
 }
 
 template <typename scalar_t>

@@ -237,7 +237,8 @@ struct WinogradWeights {
 inline bool winograd_correlate(
     const Conv2dProblem& problem, const float* source, const float* weight, const float* bias, float* target) {
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
-  // The transformed weight is made once if it is no larger than this, and anew for each block of tiles otherwise.
+  // The transformed weight is made once if it is no larger than this, and anew for each block of tiles otherwise; of a
+  // single block by the thread that uses it.
   constexpr int64_t kMostWeights = 6 << 20, kTileBytes = 1 << 20, kLeastTiles = 56, kLeastTilesEach = 128;
   const Correlation c = ordered_correlation(problem);
   const ChannelBlocks channels(c.source_channels, lanes);
@@ -257,7 +258,9 @@ inline bool winograd_correlate(
         panel + first * kWinogradTaps * kWinogradTaps * block, lanes * block,
         std::min(weights.chunk, channels.padded() - first), to);
   };
-  const bool once = c.groups * target_blocks * block_size * int64_t(sizeof(float)) <= kMostWeights;
+  const WinogradGrid grid(c.h, c.w, c.N);
+  const bool few_tiles = grid.units * grid.width <= kLeastTilesEach && c.groups == 1 && target_blocks >= thread_count();
+  const bool once = c.groups * target_blocks * block_size * int64_t(sizeof(float)) <= kMostWeights && !few_tiles;
   const Scratch<float> transformed(once ? c.groups * target_blocks * block_size : 0);
   if (once) {
     parallel_for(c.groups * target_blocks, c.groups * target_blocks * block_size, [&](int64_t begin, int64_t end) {
@@ -270,7 +273,6 @@ inline bool winograd_correlate(
     });
   }
 
-  const WinogradGrid grid(c.h, c.w, c.N);
   const int64_t bytes = kPoints * (channels.padded() + block) * sizeof(float);
   const int64_t most =
       std::max<int64_t>(1, std::max(kTileBytes / bytes, once ? kLeastTiles : kLeastTilesEach) / grid.width);
