@@ -64,7 +64,7 @@ def errors(C: int, K: int, size: int, layout: torch.memory_format, algorithm: st
 
 
 @pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
-@pytest.mark.parametrize("channels, size", [(16, 30), (64, 17), (512, 7), (2048, 4)])
+@pytest.mark.parametrize("channels, size", [(16, 30), (16, 70), (64, 17), (512, 7), (2048, 4)])
 def test_error_is_bounded(channels: int, size: int, layout: torch.memory_format) -> None:
     for name, error in errors(channels, 32, size, layout, "winograd").items():
         assert error <= MOST_ERROR, f"{name}: {error:.2e}"

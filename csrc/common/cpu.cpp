@@ -40,7 +40,9 @@ int64_t thread_count() {
 
 void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #ifdef MADV_HUGEPAGE
-  constexpr int64_t kWorthwhile = 4 << 20;
+  // What is smaller glibc keeps in its heap (its largest M_MMAP_THRESHOLD), where pages are used again; and in a
+  // virtual machine that reports free pages, a huge page that comes anew may cost the host a millisecond.
+  constexpr int64_t kWorthwhile = 32 << 20;
   constexpr uintptr_t kPage = 4096;
   if (bytes < kWorthwhile) return;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
