@@ -21,6 +21,9 @@ namespace CONVOPS_ISA {
 // The sum over channels and taps goes through the first cache some blocks of channels at a time, if the weights of one
 // fit: they stay there while so many pixels of targets go by.
 constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 512;
+// In place, where blocks of channels only cut runs, they are as wide as makes a sum of about so many products: rounding
+// grows with the longest sum that a register keeps (6e-7 in relative norm, where sums of thousands err by 1.4e-6).
+constexpr int64_t kProductsTogether = 1600;
 
 // Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
 template <typename scalar_t>
@@ -297,7 +300,7 @@ class TileProduct {
     for (size_t phase = 0; phase < c_.w.phases.size(); ++phase) {
       const int64_t taps = static_cast<int64_t>(row_taps * c_.w.phases[phase].size());
       const int64_t bytes = std::max<int64_t>(1, taps * width * block * int64_t(sizeof(acc_t)));
-      const int64_t blocks_together = bytes > kWeightBytes ? count + 1 : kWeightBytes / bytes;
+      const int64_t blocks_together = std::max<int64_t>(1, kWeightBytes / bytes);
       for (int64_t b = 0; b == 0 || b < count; b += blocks_together) {  // once even of no channels
         const int64_t b_count = std::min(blocks_together, count - b);
         const bool to_target = direct && b + blocks_together >= count;
@@ -412,18 +415,22 @@ void correlate(
   }
   order_taps(c.h);
   order_taps(c.w);
-  // In place, all channels of a pixel follow each other: runs are long, and blocks would only cut them.
+  const int64_t taps = std::max<int64_t>(1, tap_count(c.h) * tap_count(c.w));
+  const int64_t cuts = std::max<int64_t>(1, c.source_channels * taps / kProductsTogether);
   const ChannelBlocks channels =
-      reading.in_place ? ChannelBlocks(c.source_channels, c.source_channels) : ChannelBlocks(c.source_channels);
+      reading.in_place
+          ? ChannelBlocks(
+                c.source_channels, std::min(c.source_channels, ceil_div(ceil_div(c.source_channels, cuts), 16) * 16))
+          : ChannelBlocks(c.source_channels);
   const PanelLayout<acc_t> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
   const int64_t image_tiles = ceil_div(c.N, images), tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
   // Few tiles: several tasks pack the same tile and share out its target blocks.
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
 
-  const bool packed_once = tiles > c.groups;
-  const Scratch<acc_t> panels(packed_once ? c.groups * target_blocks * layout.pitch : 0);
-  if (packed_once) pack_panels(weight, c, channels, layout, panels.data());
+  const bool packed_before = tiles > c.groups;
+  const Scratch<acc_t> panels(packed_before ? c.groups * target_blocks * layout.pitch : 0);
+  if (packed_before) pack_panels(weight, c, channels, layout, panels.data());
   const Scratch<acc_t> start(c.groups * target_blocks * block);
   for (int64_t i = 0; i < c.groups * target_blocks * block; ++i) {
     const int64_t group = i / (target_blocks * block), channel = i % (target_blocks * block);
@@ -431,7 +438,7 @@ void correlate(
     start[i] = used ? widen(bias[group * c.target_channels + channel]) : acc_t(0);
   }
   const typename TileProduct<scalar_t>::Shared shared{
-      c, channels, layout, reading, source, weight, target, packed_once ? panels.data() : nullptr, start.data()};
+      c, channels, layout, reading, source, weight, target, packed_before ? panels.data() : nullptr, start.data()};
   parallel_for(tiles * shares, multiplications(problem.geometry), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t share = task % shares, tile = task / shares;
