@@ -83,9 +83,9 @@ class allow_winograd:
     F(4x4, 3x3) does a 3x3 convolution of stride 1 and its gradients with a quarter of the multiplications and rounds
     more coarsely: the error against float64 is at most 5e-6 in relative Euclidean norm (2e-6 for 512 channels of normal
     data), where summing products as the definition does errs by 2e-7 to 7e-7. Other dtypes, and problems of fewer than
-    2^24 multiplications, never use it. The switch is for the whole process, all threads, and for what ``torch.compile`` and
-    ``torch.export`` have traced before, too; ``algorithm="winograd"`` does not ask. As a context manager it sets back
-    what was there when it was made::
+    2^24 multiplications, never use it. The switch is for the whole process, all threads, and for what
+    ``torch.compile`` and ``torch.export`` have traced before, too; ``algorithm="winograd"`` does not ask. As a context
+    manager it sets back what was there when it was made::
 
         torch_convops.allow_winograd(False)
         with torch_convops.allow_winograd(False):
