@@ -29,6 +29,10 @@ CASES = [
     Case((2, 64, 14, 14), (40, 64, 1, 1)),
     Case((2, 64, 15, 30), (40, 64, 1, 1), stride=2),
     Case((2, 64, 9, 9), (32, 64, 1, 1), padding=1, stride=(1, 2)),
+    # Sums that are cut, of packed pixels and of those in the image.
+    Case((1, 160, 12, 33), (40, 160, 3, 3), padding=1),
+    Case((2, 160, 11, 20), (40, 160, 3, 3), stride=2, padding=1),
+    Case((1, 640, 20, 17), (40, 640, 1, 1)),
     # Few channels, joined with the columns of the kernel.
     Case((2, 3, 31, 45), (64, 3, 7, 7), stride=2, padding=3),
     Case((2, 5, 9, 40), (33, 5, 5, 9), padding=4, dilation=(1, 3)),

@@ -6,6 +6,8 @@
 // four products waits for 4 loads that take half of its time. Peak: 1024 FLOPs a cycle.
 #pragma once
 
+#include <array>
+
 #include "../common/simd.h"
 
 namespace convops {
@@ -47,46 +49,72 @@ struct TileStep {
   int64_t panel;
 };
 
-// out[i][:32] = init[:32] + sum over channel blocks b and steps of left tile (step + b * left_block) times the panel at
-// step.panel + b * panel_block. Strides are in values. Without kWide only the first 16 columns are computed. All blocks
-// of ahead_count pixels at `ahead` are fetched meanwhile, in the order of memory: tiles walk across it, which is
-// several times slower.
+// The part [begin, end) of a sum over channel blocks and, within each, `count` steps, in this order.
+struct StepRange {
+  const TileStep* steps;
+  int64_t count, begin, end;
+};
+
+// Pixels that are fetched into the L2 cache meanwhile, in the order of memory: tiles walk across it, which is several
+// times slower.
+struct TilesAhead {
+  const bfloat16* first;
+  int64_t pixels, blocks;
+};
+
+// out[i][:32] = init[i][:32] + sum over (block b, step) of the range of left tile (step + b * left_block) times the
+// panel at step.panel + b * panel_block; out and init are two tiles of rows, or one, and a null init is zeros. Strides
+// are in values. Without kWide only the first 16 columns are computed.
 template <bool kPair, bool kWide>
 void multiply_tiles(
-    const TileStep* steps, int64_t step_count, int64_t blocks, int64_t left_block, int64_t left_stride,
-    const bfloat16* panels, int64_t panel_block, const float* init, float* out_first, float* out_second,
-    int64_t out_stride, const bfloat16* ahead, int64_t ahead_count) {
+    const StepRange& range, int64_t left_block, int64_t left_stride, const bfloat16* panels, int64_t panel_block,
+    const std::array<const float*, 2>& init, int64_t init_stride, const std::array<float*, 2>& out, int64_t out_stride,
+    const TilesAhead& ahead) {
   finish_stores();
-  _tile_loadd(0, init, 0);
-  if constexpr (kWide) _tile_loadd(1, init + kTileRows, 0);
-  if constexpr (kPair) _tile_loadd(2, init, 0);
-  if constexpr (kPair && kWide) _tile_loadd(3, init + kTileRows, 0);
+  if (init[0] == nullptr) {
+    _tile_zero(0);
+    if constexpr (kWide) _tile_zero(1);
+    if constexpr (kPair) _tile_zero(2);
+    if constexpr (kPair && kWide) _tile_zero(3);
+  } else {
+    init_stride *= sizeof(float);
+    _tile_loadd(0, init[0], init_stride);
+    if constexpr (kWide) _tile_loadd(1, init[0] + kTileRows, init_stride);
+    if constexpr (kPair) _tile_loadd(2, init[1], init_stride);
+    if constexpr (kPair && kWide) _tile_loadd(3, init[1] + kTileRows, init_stride);
+  }
   const int64_t left_bytes = left_stride * static_cast<int64_t>(sizeof(bfloat16));
-  for (int64_t b = 0; b < blocks; ++b) {
-    for (int64_t i = b * ahead_count / blocks; i < (b + 1) * ahead_count / blocks; ++i) {
-      for (int64_t j = 0; j < blocks; ++j) __builtin_prefetch(ahead + i * left_stride + j * kTileDepth);
+  int64_t b = range.begin == 0 ? 0 : range.begin / range.count;
+  const TileStep *const end = range.steps + range.count, *step = range.steps + (range.begin - b * range.count);
+  for (int64_t i = range.begin, fetched = 0; i < range.end; ++i) {
+    for (; fetched < (i + 1 - range.begin) * ahead.pixels / (range.end - range.begin); ++fetched) {
+      for (int64_t j = 0; j < ahead.blocks; ++j) {
+        __builtin_prefetch(ahead.first + fetched * left_stride + j * kTileDepth, 0, 2);
+      }
     }
-    for (const TileStep* step = steps; step < steps + step_count; ++step) {
-      const bfloat16* panel = panels + b * panel_block + step->panel;
-      _tile_loadd(6, panel, 64);
-      _tile_loadd(4, step->first + b * left_block, left_bytes);
-      _tile_dpbf16ps(0, 4, 6);
-      if constexpr (kWide) {
-        _tile_loadd(7, panel + kTileValues, 64);
-        _tile_dpbf16ps(1, 4, 7);
-      }
-      if constexpr (kPair) {
-        _tile_loadd(5, step->second + b * left_block, left_bytes);
-        _tile_dpbf16ps(2, 5, 6);
-      }
-      if constexpr (kPair && kWide) _tile_dpbf16ps(3, 5, 7);
+    const bfloat16* panel = panels + b * panel_block + step->panel;
+    _tile_loadd(6, panel, 64);
+    _tile_loadd(4, step->first + b * left_block, left_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kWide) {
+      _tile_loadd(7, panel + kTileValues, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (kPair) {
+      _tile_loadd(5, step->second + b * left_block, left_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if constexpr (kPair && kWide) _tile_dpbf16ps(3, 5, 7);
+    if (++step == end) {
+      step = range.steps;
+      ++b;
     }
   }
   out_stride *= sizeof(float);
-  _tile_stored(0, out_first, out_stride);
-  if constexpr (kWide) _tile_stored(1, out_first + kTileRows, out_stride);
-  if constexpr (kPair) _tile_stored(2, out_second, out_stride);
-  if constexpr (kPair && kWide) _tile_stored(3, out_second + kTileRows, out_stride);
+  _tile_stored(0, out[0], out_stride);
+  if constexpr (kWide) _tile_stored(1, out[0] + kTileRows, out_stride);
+  if constexpr (kPair) _tile_stored(2, out[1], out_stride);
+  if constexpr (kPair && kWide) _tile_stored(3, out[1] + kTileRows, out_stride);
 }
 
 // The depth of accumulate_tiles: images of `steps` whole tiles and perhaps one more, whose left operands are copies

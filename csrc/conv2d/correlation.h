@@ -34,15 +34,16 @@ struct CorrelationAxis {
   // Number of base positions i that phase 0, the longest, has.
   int64_t positions() const { return ceil_div(target, target_step); }
 
-  // Whether no target reads outside the source.
-  bool inside() const {
+  // Whether no target at base positions [begin, end) reads outside the source.
+  bool inside(int64_t begin, int64_t end) const {
     for (const auto& phase : phases) {
       for (const AxisTap& tap : phase) {
-        if (tap.offset < 0 || (positions() - 1) * source_step + tap.offset >= source) return false;
+        if (begin * source_step + tap.offset < 0 || (end - 1) * source_step + tap.offset >= source) return false;
       }
     }
     return true;
   }
+  bool inside() const { return inside(0, positions()); }
 
   // About how many sources `count` neighbouring base positions read.
   int64_t sources(int64_t count) const {
