@@ -1,5 +1,6 @@
 // Max-pooling window by window: for small windows the taps are few enough that nothing is gained by sharing maxima
-// between windows. Each input is read once from memory, as often as windows overlap from the cache.
+// between windows, and have offsets of one byte. Each input is read once from memory, as often as windows overlap from
+// the cache.
 #pragma once
 
 #include "../common/algorithm.h"
@@ -9,8 +10,8 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-template <typename scalar_t, typename offset_t, bool kOffsets>
-void direct_max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
+template <typename scalar_t, bool kOffsets>
+void direct_max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, void* offsets) {
   using Rule = MaximumRule<scalar_t, kOffsets>;
   using Offset = LaneInt<typename Rule::acc_t>;
   const FirstTaps<Offset> first(g);
@@ -19,12 +20,12 @@ void direct_max_pool_planes(const Pool2dGeometry& g, const scalar_t* input, scal
       [&](int64_t plane, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item) CONVOPS_INLINE_LAMBDA {
         const int64_t at = (plane * g.h.output + p) * g.w.output + q;
         store_partial(output + at, item.value, count);
-        if constexpr (kOffsets) store_offsets<offset_t, Offset>(offsets + at, item.tag, count);
+        if constexpr (kOffsets) store_offsets<uint8_t, Offset>(static_cast<uint8_t*>(offsets) + at, item.tag, count);
       });
 }
 
-template <typename scalar_t, typename offset_t, bool kOffsets>
-void direct_max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
+template <typename scalar_t, bool kOffsets>
+void direct_max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, void* offsets) {
   using Rule = MaximumRule<scalar_t, kOffsets>;
   using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
@@ -46,17 +47,17 @@ void direct_max_pool_channels(const Pool2dGeometry& g, const scalar_t* input, sc
       for (int v = 0; v < vectors; ++v) {
         store_partial(output + to + i + v * lanes, best[v].value, count);
         if constexpr (kOffsets) {
-          store_offsets<offset_t, Offset>(offsets + to + i + v * lanes, best[v].tag, count);
+          store_offsets<uint8_t, Offset>(static_cast<uint8_t*>(offsets) + to + i + v * lanes, best[v].tag, count);
         }
       }
     });
   });
 }
 
-template <typename scalar_t, typename offset_t, bool kOffsets>
-void direct_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
-  if (g.channels_last) return direct_max_pool_channels<scalar_t, offset_t, kOffsets>(g, input, output, offsets);
-  direct_max_pool_planes<scalar_t, offset_t, kOffsets>(g, input, output, offsets);
+template <typename scalar_t, bool kOffsets>
+void direct_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, void* offsets) {
+  if (g.channels_last) return direct_max_pool_channels<scalar_t, kOffsets>(g, input, output, offsets);
+  direct_max_pool_planes<scalar_t, kOffsets>(g, input, output, offsets);
 }
 
 }  // namespace CONVOPS_ISA

@@ -45,18 +45,19 @@ CONVOPS_INLINE typename MaximumRule<scalar_t, kOffsets>::Item plane_maximum(cons
   return best[0];
 }
 
-template <typename scalar_t, typename offset_t, bool kOffsets>
-void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
+template <typename scalar_t, bool kOffsets>
+void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, void* data) {
   using Rule = MaximumRule<scalar_t, kOffsets>;
   using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
+  const Offsets offsets(g, data);
   const int64_t pixels = g.h.input * g.w.input, C = g.C;
   if (!g.channels_last) {
     parallel_for(g.N * C, g.input_numel(), [&](int64_t begin, int64_t end) {
       for (int64_t plane = begin; plane < end; ++plane) {
         const auto maximum = plane_maximum<scalar_t, kOffsets>(input + plane * pixels, pixels);
         output[plane] = narrow<scalar_t>(maximum.value[0]);
-        if constexpr (kOffsets) offsets[plane] = static_cast<offset_t>(maximum.tag[0]);
+        if constexpr (kOffsets) offsets.store<Offset>(plane, maximum.tag, 1);
       }
     });
     return;
@@ -76,9 +77,7 @@ void global_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* o
       }
       for (int v = 0; v < vectors; ++v) {
         store_partial(output + to + v * kLanes<acc_t>, best[v].value, count);
-        if constexpr (kOffsets) {
-          store_offsets<offset_t, Offset>(offsets + to + v * kLanes<acc_t>, best[v].tag, count);
-        }
+        if constexpr (kOffsets) offsets.store<Offset>(to + v * kLanes<acc_t>, best[v].tag, count);
       }
     });
   });

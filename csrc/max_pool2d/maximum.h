@@ -110,6 +110,22 @@ CONVOPS_INLINE void store_offsets(offset_t* to, Vector<Lane> offsets, int64_t co
 #endif
 }
 
+// The offsets of all windows, of one byte each, or of four where windows have more taps than a byte names.
+class Offsets {
+ public:
+  Offsets(const Pool2dGeometry& g, void* data) : data_(data), bytes_(g.taps() <= kMaxByteTaps) {}
+
+  template <typename Lane>
+  CONVOPS_INLINE void store(int64_t at, Vector<Lane> offsets, int64_t count) const {
+    if (bytes_) return store_offsets<uint8_t, Lane>(static_cast<uint8_t*>(data_) + at, offsets, count);
+    store_offsets<int32_t, Lane>(static_cast<int32_t*>(data_) + at, offsets, count);
+  }
+
+ private:
+  void* data_;
+  bool bytes_;
+};
+
 // The first `count` offsets of one byte; in the other lanes one that small windows do not have.
 template <typename Lane>
 CONVOPS_INLINE Vector<Lane> load_offsets(const uint8_t* from, int64_t count) {

@@ -8,12 +8,13 @@
 namespace convops {
 namespace CONVOPS_ISA {
 
-template <typename scalar_t, typename offset_t, bool kOffsets>
-void separable_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, offset_t* offsets) {
+template <typename scalar_t, bool kOffsets>
+void separable_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t* output, void* data) {
   using Rule = MaximumRule<scalar_t, kOffsets>;
   using acc_t = typename Rule::acc_t;
   using Offset = LaneInt<acc_t>;
   const FirstTaps<Offset> first(g);
+  const Offsets offsets(g, data);
   reduce_windows<Rule>(
       g, [&](int64_t, int64_t) { return ImageRows<scalar_t>{g, input}; },
       [&](int64_t n, int64_t channel, int64_t p, int64_t q, int64_t count, const typename Rule::Item& item)
@@ -24,7 +25,7 @@ void separable_max_pool(const Pool2dGeometry& g, const scalar_t* input, scalar_t
               // Padding is lower than all and stands before the image: where it was picked, the first tap should have
               // been.
               const auto least = g.channels_last ? first.at(p, q) : first.along(p, q);
-              store_offsets<offset_t, Offset>(offsets + at, item.tag > least ? item.tag : least, count);
+              offsets.store<Offset>(at, item.tag > least ? item.tag : least, count);
             }
           });
 }
