@@ -55,6 +55,16 @@ int winograd_transform(const double* from, double* to) {
   return Transform::outputs;
 }
 
+template <int kTaps>
+int winograd_transform_of(std::string_view name, const double* from, double* to) {
+  if (name == "input") return winograd_transform<baseline::WinogradInput>(from, to);
+  if (name == "weight") return winograd_transform<baseline::WinogradWeight<kTaps>>(from, to);
+  if (name == "output") return winograd_transform<baseline::WinogradOutput<kTaps>>(from, to);
+  if (name == "grad_output") return winograd_transform<baseline::WinogradGradOutput<kTaps>>(from, to);
+  if (name == "grad_weight") return winograd_transform<baseline::WinogradGradWeight<kTaps>>(from, to);
+  return 0;
+}
+
 }  // namespace
 }  // namespace convops
 
@@ -121,14 +131,8 @@ CONVOPS_EXPORT int torch_convops_allow_winograd(int allowed) {
   return convops::winograd_allowed().exchange(allowed != 0);
 }
 
-// Applies a matrix of conv2d/winograd_transforms.h to a line of up to 6 values; returns how many it makes.
-CONVOPS_EXPORT int torch_convops_winograd_transform(const char* name, const double* from, double* to) {
-  using namespace convops;
-  const std::string_view wanted(name);
-  if (wanted == "input") return winograd_transform<baseline::WinogradInput>(from, to);
-  if (wanted == "weight") return winograd_transform<baseline::WinogradWeight>(from, to);
-  if (wanted == "output") return winograd_transform<baseline::WinogradOutput>(from, to);
-  if (wanted == "grad_output") return winograd_transform<baseline::WinogradGradOutput>(from, to);
-  if (wanted == "grad_weight") return winograd_transform<baseline::WinogradGradWeight>(from, to);
-  return 0;
+// Applies a matrix of conv2d/winograd_transforms.h, for 3 taps or 5, to a line of up to 6 values; returns how many it
+// makes.
+CONVOPS_EXPORT int torch_convops_winograd_transform(const char* name, int taps, const double* from, double* to) {
+  return (taps == 3 ? convops::winograd_transform_of<3> : convops::winograd_transform_of<5>)(name, from, to);
 }

@@ -456,6 +456,8 @@ def test_nan_and_inf_reach_exactly_what_reads_them(
 
 LARGE = [
     Case((2, 64, 28, 28), (64, 64, 3, 3), padding=1),
+    Case((2, 32, 60, 60), (48, 32, 3, 3), padding=1),
+    Case((2, 48, 28, 28), (64, 48, 5, 5), padding=2),
     Case((2, 3, 96, 96), (64, 3, 7, 7), stride=2, padding=3),
     Case((2, 256, 14, 14), (64, 256, 1, 1)),
     Case((4, 64, 28, 28), (1, 64, 1, 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -24,38 +25,37 @@ def allowed() -> Iterator[None]:
         yield
 
 
-def matrix(name: str, columns: int) -> list[list[Fraction]]:
+def matrix(name: str, taps: int, columns: int) -> list[list[Fraction]]:
     """The rows of the matrix that a transform of the kernels applies; no entry has a denominator over 100."""
-    images = [winograd_transform(name, [float(i == column) for i in range(columns)]) for column in range(columns)]
+    images = [winograd_transform(name, taps, [float(i == column) for i in range(columns)]) for column in range(columns)]
     return [[Fraction(value).limit_denominator(100) for value in row] for row in zip(*images, strict=True)]
 
 
-def test_matrices_are_a_minimal_filtering_algorithm() -> None:
+@pytest.mark.parametrize("taps", (3, 5))
+def test_matrices_are_a_minimal_filtering_algorithm(taps: int) -> None:
     """y[k] = sum over points p of A[k, p] (G g)[p] (B d)[p] is the sum over taps i of d[k + i] g[i], exactly."""
-    output, weight, input = matrix("output", 6), matrix("weight", 3), matrix("input", 6)
-    for k in range(4):
-        for i in range(3):
-            for j in range(6):
-                coefficient = sum(output[k][p] * weight[p][i] * input[p][j] for p in range(6))
-                assert coefficient == (j == k + i), (k, i, j)
+    output, weight, input = matrix("output", taps, 6), matrix("weight", taps, taps), matrix("input", taps, 6)
+    assert len(output) == 7 - taps
+    for k, i, j in itertools.product(range(7 - taps), range(taps), range(6)):
+        coefficient = sum(output[k][p] * weight[p][i] * input[p][j] for p in range(6))
+        assert coefficient == (j == k + i), (k, i, j)
 
 
-def test_matrices_of_the_gradient_are_the_transposed_ones() -> None:
-    assert matrix("grad_output", 4) == [list(row) for row in zip(*matrix("output", 6), strict=True)]
-    assert matrix("grad_weight", 6) == [list(row) for row in zip(*matrix("weight", 3), strict=True)]
+@pytest.mark.parametrize("taps", (3, 5))
+def test_matrices_of_the_gradient_are_the_transposed_ones(taps: int) -> None:
+    output, weight = matrix("output", taps, 6), matrix("weight", taps, taps)
+    assert matrix("grad_output", taps, 7 - taps) == [list(row) for row in zip(*output, strict=True)]
+    assert matrix("grad_weight", taps, 6) == [list(row) for row in zip(*weight, strict=True)]
 
 
-def leaves(C: int, K: int, size: int, layout: torch.memory_format) -> tuple[torch.Tensor, torch.Tensor]:
-    x = torch.randn(1, C, size, size).to(memory_format=layout).requires_grad_()
-    w = (torch.randn(K, C, 3, 3) / (9 * C) ** 0.5).to(memory_format=layout).requires_grad_()
-    return x, w
-
-
-def errors(C: int, K: int, size: int, layout: torch.memory_format, algorithm: str) -> dict[str, float]:
-    x, w = leaves(C, K, size, layout)
-    y = torch_convops.conv2d(x, w, padding=1, algorithm=algorithm)
+def errors(
+    C: int, K: int, size: int, layout: torch.memory_format, algorithm: str, taps: int = 3, N: int = 1
+) -> dict[str, float]:
+    x = torch.randn(N, C, size, size).to(memory_format=layout).requires_grad_()
+    w = (torch.randn(K, C, taps, taps) / (taps * taps * C) ** 0.5).to(memory_format=layout).requires_grad_()
+    y = torch_convops.conv2d(x, w, padding=taps // 2, algorithm=algorithm)
     exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, w))
-    exact = F.conv2d(exact_x, exact_w, padding=1)
+    exact = F.conv2d(exact_x, exact_w, padding=taps // 2)
     grad_output = torch.randn_like(y)
     y.backward(grad_output)
     exact.backward(grad_output.double())
@@ -64,34 +64,37 @@ def errors(C: int, K: int, size: int, layout: torch.memory_format, algorithm: st
 
 
 @pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
-@pytest.mark.parametrize("channels, size", [(16, 30), (16, 70), (64, 17), (512, 7), (2048, 4)])
-def test_error_is_bounded(channels: int, size: int, layout: torch.memory_format) -> None:
-    for name, error in errors(channels, 32, size, layout, "winograd").items():
+@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize("channels, size, N", [(16, 30, 1), (16, 70, 4), (64, 17, 2), (512, 7, 1), (2048, 4, 1)])
+def test_error_is_bounded(channels: int, size: int, N: int, taps: int, layout: torch.memory_format) -> None:
+    for name, error in errors(channels, 32, size, layout, "winograd", taps, N).items():
         assert error <= MOST_ERROR, f"{name}: {error:.2e}"
 
 
-def test_not_finite_values_stay_where_the_definition_has_them() -> None:
+@pytest.mark.parametrize("taps", (3, 5))
+def test_not_finite_values_stay_where_the_definition_has_them(taps: int) -> None:
     """A tile mixes its pixels; what is not finite must not spread to outputs that do not read it."""
-    x, w = torch.randn(1, 32, 12, 12), torch.randn(32, 32, 3, 3)
+    x, w = torch.randn(1, 32, 12, 12), torch.randn(32, 32, taps, taps)
     for value in (float("inf"), float("nan"), 3e38):
         x[0, 5, 6, 7] = value
-        y = torch_convops.conv2d(x, w, padding=1, algorithm="winograd")
-        exact = torch_convops.conv2d(x, w, padding=1, algorithm="implicit_gemm")
+        y = torch_convops.conv2d(x, w, padding=taps // 2, algorithm="winograd")
+        exact = torch_convops.conv2d(x, w, padding=taps // 2, algorithm="implicit_gemm")
         assert torch.equal(y.isfinite(), exact.isfinite())
-        assert y.isfinite().sum() >= 32 * (144 - 9)
+        assert y.isfinite().sum() >= 32 * (144 - taps * taps)
         grad_weight = torch.ops.torch_convops.conv2d_grad_weight(
-            torch.ones_like(y), x, [3, 3], padding=[1], algorithm="winograd"
+            torch.ones_like(y), x, [taps, taps], padding=[taps // 2], algorithm="winograd"
         )
         assert grad_weight[:, torch.arange(32) != 5].isfinite().all()
 
 
-def chosen(dtype: torch.dtype = torch.float32, size: int = 28, **options: int) -> dict[str, str]:
-    x, w = torch.empty(8, 128, size, size, dtype=dtype), torch.empty(128, 128, 3, 3, dtype=dtype)
-    return {name: torch_convops.conv2d_choice(name, x, w, padding=1, **options) for name in PASSES}
+def chosen(dtype: torch.dtype = torch.float32, size: int = 28, taps: int = 3, **options: int) -> dict[str, str]:
+    x, w = torch.empty(8, 128, size, size, dtype=dtype), torch.empty(128, 128, taps, taps, dtype=dtype)
+    return {name: torch_convops.conv2d_choice(name, x, w, padding=taps // 2, **options) for name in PASSES}
 
 
 def test_auto_takes_it_where_it_is_allowed_for_large_problems_of_float32() -> None:
-    assert set(chosen().values()) == {"winograd"}
+    for taps in (3, 5):
+        assert set(chosen(taps=taps).values()) == {"winograd"}
     assert "winograd" not in chosen(size=3).values()
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         assert "winograd" not in chosen(dtype).values()
@@ -127,6 +130,8 @@ def test_other_kernels_steps_and_dtypes_are_refused() -> None:
         lambda: torch_convops.conv2d(x, w, stride=2, algorithm="winograd"),
         lambda: torch_convops.conv2d(x, w, dilation=2, algorithm="winograd"),
         lambda: torch_convops.conv2d(x, w[:, :, :, :2], algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 4, 4), algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 3, 5), algorithm="winograd"),
         lambda: torch_convops.conv2d(x.double(), w.double(), algorithm="winograd"),
     ):
         with pytest.raises(ValueError, match=refused):

@@ -133,8 +133,9 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
   return work.outputs * cycles + (work.g.channels_last ? 2 : 6) * work.moved();
 }
 
-// A quarter of the FMAs, at 75 % of the peak, and the transforms: about 250 cycles a tile and vector of channels, and
-// several hundred a vector of the weight, most in grad_weight, whose sums are kept in memory.
+// 36 FMAs for a tile of all outputs that read the same 6x6 pixels, at 75 % of the peak, and the transforms: about 250
+// cycles a tile and vector of channels, and several hundred a vector of the weight, most in grad_weight, whose sums are
+// kept in memory.
 inline double winograd_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   // What takes a tenth of a millisecond is not worth a coarser rounding.
@@ -143,9 +144,10 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   if (!winograd_allowed() || !worthwhile) return std::numeric_limits<double>::infinity();
   const Axis &h = work.g.h, &w = work.g.w;
   const bool transposed = problem.pass == Conv2dPass::grad_input;
-  const double tiles =
-      work.images *
-      static_cast<double>(ceil_div(transposed ? h.input : h.output, 4) * ceil_div(transposed ? w.input : w.output, 4));
+  const int64_t outputs = 7 - h.kernel;
+  const double tiles = work.images * static_cast<double>(
+                                         ceil_div(transposed ? h.input : h.output, outputs) *
+                                         ceil_div(transposed ? w.input : w.output, outputs));
   const double multiplied =
       tiles * 36 * work.vectors(work.sources) * work.lanes * work.vectors(work.targets, 2) / 2 / 0.75;
   const double transformed = 250 * tiles * (work.vectors(work.sources) + work.vectors(work.targets, 2));

@@ -64,8 +64,11 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
       {"winograd",
        [](const Conv2dProblem& problem) {
          const Conv2dGeometry& g = problem.geometry;
-         const auto fits = [](const Axis& axis) { return axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1; };
-         return is_contraction(problem.pass) && problem.dtype == DType::float32 && fits(g.h) && fits(g.w) && g.C > 0;
+         const auto fits = [&](const Axis& axis) {
+           return axis.kernel == g.h.kernel && axis.stride == 1 && axis.dilation == 1;
+         };
+         return is_contraction(problem.pass) && problem.dtype == DType::float32 &&
+                (g.h.kernel == 3 || g.h.kernel == 5) && fits(g.h) && fits(g.w) && g.C > 0;
        },
        nullptr, conv2d_winograd, winograd_cost},
       {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,

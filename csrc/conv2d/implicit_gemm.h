@@ -21,9 +21,10 @@ namespace CONVOPS_ISA {
 // The sum over channels and taps goes through the first cache some blocks of channels at a time, if the weights of one
 // fit: they stay there while so many pixels of targets go by.
 constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 512;
-// In place, where blocks of channels only cut runs, they are as wide as makes a sum of about so many products: rounding
-// grows with the longest sum that a register keeps (6e-7 in relative norm, where sums of thousands err by 1.4e-6).
-constexpr int64_t kProductsTogether = 1600;
+// In place, where blocks of channels only cut runs, they are as wide as makes sums of at most so many products:
+// rounding grows with the longest sum that a register keeps (6e-7 in relative norm, where sums of thousands err
+// by 1.4e-6).
+constexpr int64_t kProductsTogether = 1500;
 
 // Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
 template <typename scalar_t>
@@ -416,7 +417,7 @@ void correlate(
   order_taps(c.h);
   order_taps(c.w);
   const int64_t taps = std::max<int64_t>(1, tap_count(c.h) * tap_count(c.w));
-  const int64_t cuts = std::max<int64_t>(1, c.source_channels * taps / kProductsTogether);
+  const int64_t cuts = std::max<int64_t>(1, ceil_div(c.source_channels * taps, kProductsTogether));
   const ChannelBlocks channels =
       reading.in_place
           ? ChannelBlocks(

@@ -1,27 +1,33 @@
-// Winograd F(4x4, 3x3): 3x3 convolutions of stride 1 with a quarter of the multiplications (winograd_transforms.h).
+// Winograd F(4x4, 3x3) and F(2x2, 5x5): 3x3 and 5x5 convolutions of stride 1 with a quarter and with 36 % of the
+// multiplications (winograd_transforms.h).
 //
-// The target is cut into tiles of 4x4. A block of tiles is transformed to kPoints = 36 matrices V [channel][tile], the
-// weight to 36 matrices U [target][channel]; 36 matrix products, by the micro kernel of implicit_gemm.h, and the
-// transform back give the tiles of the targets. grad_input is the same with the weight turned around (correlation.h),
-// grad_weight sums V times the transformed gradient of the output over all tiles and transforms the sum back.
+// The target is cut into tiles of 4x4 or 2x2, which read 6x6 pixels. A block of tiles is transformed to kPoints = 36
+// matrices V [channel][tile], the weight to 36 matrices U [target][channel]; 36 matrix products, by the micro kernel of
+// implicit_gemm.h, and the transform back give the tiles of the targets. grad_input is the same with the weight turned
+// around (correlation.h), grad_weight sums V times the transformed gradient of the output over all tiles and transforms
+// the sum back.
 //
-// A tile costs 36 C K FMAs where the definition has 144 C K, and 14 + 14 operations a value to transform, about
-// 250 cycles for a vector of channels: 16 channels x 32 targets take 576 cycles of FMAs, so with 64 channels and
-// targets a quarter of the time goes to transforms, with 256 a tenth. Planes that are not multiples of 4 compute pixels
-// that are thrown away: 23 % at 7x7.
+// A tile costs 36 C K FMAs where the definition has 144 C K or 100 C K, and 14 + 14 operations a value to transform,
+// about 250 cycles for a vector of channels: 16 channels x 32 targets take 576 cycles of FMAs, so with 64 channels and
+// targets a quarter of the time goes to transforms, with 256 a tenth. Planes that are not multiples of a tile compute
+// pixels that are thrown away: 23 % at 7x7 with tiles of 4x4.
 //
 // Rounding is coarser than the definition's, up to 5e-6 in relative norm (winograd_transforms.h); and since a tile
-// mixes its pixels, one that is not finite spoils 16 outputs where the definition spoils the 9 that read it, and
-// transforms of values near the largest overflow. So a result that is not finite everywhere is left to implicit_gemm.
+// mixes its pixels, one that is not finite spoils outputs that do not read it, and transforms of values near the
+// largest overflow. So a result that is not finite everywhere is left to implicit_gemm.
 #pragma once
 
 #include <atomic>
+#include <bit>
 
 #include "implicit_gemm.h"
 #include "winograd_transforms.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
+
+// Takes what overflows here; another file's (conv2d_kernels.cpp).
+void conv2d_implicit_gemm(const Conv2dProblem& problem, const Conv2dArguments& arguments);
 
 constexpr int kPoints = kWinogradPoints * kWinogradPoints;
 // Between the matrices of two points, so that they do not all fall into the same sets of the caches.
@@ -36,22 +42,21 @@ struct WinogradGrid {
     int64_t n, row, column, width;  // row and column of its first target, width in targets
   };
 
-  WinogradGrid(const CorrelationAxis& h, const CorrelationAxis& w, int64_t N)
-      : rows(ceil_div(h.target, kWinogradOutputs)), target_width(w.target) {
+  WinogradGrid(const CorrelationAxis& h, const CorrelationAxis& w, int64_t N, int64_t outputs)
+      : outputs(outputs), rows(ceil_div(h.target, outputs)), target_width(w.target) {
     constexpr int64_t kMostTiles = 56;
-    const int64_t columns = ceil_div(w.target, kWinogradOutputs);
+    const int64_t columns = ceil_div(w.target, outputs);
     ranges = ceil_div(columns, kMostTiles);
     width = ceil_div(columns, ranges);
     units = N * ranges * rows;
   }
 
   Unit unit(int64_t i) const {
-    const int64_t column = i / rows % ranges * width * kWinogradOutputs;
-    return {
-        i / (rows * ranges), i % rows * kWinogradOutputs, column,
-        std::min(width * kWinogradOutputs, target_width - column)};
+    const int64_t column = i / rows % ranges * width * outputs;
+    return {i / (rows * ranges), i % rows * outputs, column, std::min(width * outputs, target_width - column)};
   }
 
+  int64_t outputs;                                   // of a tile along each axis
   int64_t rows, ranges, width, units, target_width;  // width: tiles of a unit
 };
 
@@ -128,7 +133,7 @@ class TileTransform {
     const float* image = image_ + unit.n * c_.h.source * W * C;
     const Scratch<float> patch(n * n * padded);
     for (int64_t j = 0; j < grid_.width; ++j) {
-      const int64_t row = unit.row + row_offset_, column = unit.column + j * kWinogradOutputs + column_offset_;
+      const int64_t row = unit.row + row_offset_, column = unit.column + j * grid_.outputs + column_offset_;
       const bool inside = row >= 0 && row + n <= c_.h.source && column >= 0 && column + n <= W;
       const float* rows[n];
       if (inside) {
@@ -166,8 +171,8 @@ class TileTransform {
     for (int64_t unit = begin_, count = 0; unit < end_; unit += count) {
       count = std::min(end_ - unit, grid_.rows - unit % grid_.rows);
       const auto first = grid_.unit(unit);
-      const TileRows rows(c_.h, first.row, std::min(count * kWinogradOutputs, c_.h.target - first.row));
-      const TileColumns columns(c_.w, first.column, first.width, grid_.width * kWinogradOutputs - first.width);
+      const TileRows rows(c_.h, first.row, std::min(count * grid_.outputs, c_.h.target - first.row));
+      const TileColumns columns(c_.w, first.column, first.width, grid_.width * grid_.outputs - first.width);
       const int64_t pitch = columns.slots * lanes, packed_rows = static_cast<int64_t>(rows.source.size());
       const Scratch<float> packed((packed_rows + 1) * pitch);
       pack_source(
@@ -177,13 +182,13 @@ class TileTransform {
       for (int64_t i = 0; i < count; ++i) {
         const float* from[n];
         for (int a = 0; a < n; ++a) {
-          const int64_t h = pixel(c_.h, first.row + i * kWinogradOutputs + a, row_offset_);
+          const int64_t h = pixel(c_.h, first.row + i * grid_.outputs + a, row_offset_);
           from[a] = packed.data() + (h < 0 ? packed_rows : rows.slot_of_source[h]) * pitch;
         }
         for (int64_t j = 0; j < grid_.width; ++j) {
           transform_channels<Transform, false>(
               from, lanes, lanes, layout.point_step, to + layout.at(item, (unit - begin_ + i) * grid_.width + j));
-          for (const float*& row : from) row += kWinogradOutputs * lanes;
+          for (const float*& row : from) row += grid_.outputs * lanes;
         }
       }
     }
@@ -210,6 +215,7 @@ class FiniteCheck {
 };
 
 // The transformed weight of one block of targets: [channel chunk][point][channel][kBlock], from the packed panel.
+template <int kTaps>
 struct WinogradWeights {
   explicit WinogradWeights(const ChannelBlocks& channels)
       : chunk(std::min(kWinogradChannels, channels.padded())),
@@ -220,11 +226,10 @@ struct WinogradWeights {
   // Channels [first, first + count) of a panel.
   void transform(const float* panel, int64_t tap_step, int64_t count, float* to) const {
     constexpr int lanes = kLanes<float>, block = kBlock<float>;
-    constexpr int taps = kWinogradTaps * kWinogradTaps;
     for (int64_t i = 0; i < count * block; i += lanes) {
-      const float* from = panel + i / tap_step * taps * tap_step + i % tap_step;
-      transform_tile<WinogradWeight, Vector<float>>(
-          [&](int a, int b) CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradTaps + b) * tap_step); },
+      const float* from = panel + i / tap_step * kTaps * kTaps * tap_step + i % tap_step;
+      transform_tile<WinogradWeight<kTaps>, Vector<float>>(
+          [&](int a, int b) CONVOPS_INLINE_LAMBDA { return load(from + (a * kTaps + b) * tap_step); },
           [&](int a, int b, Vector<float> value)
               CONVOPS_INLINE_LAMBDA { store(to + (a * kWinogradPoints + b) * point_step + i, value); });
     }
@@ -234,8 +239,10 @@ struct WinogradWeights {
 };
 
 // forward and grad_input; false if some result is not finite.
-inline bool winograd_correlate(
+template <int kTaps>
+bool winograd_correlate(
     const Conv2dProblem& problem, const float* source, const float* weight, const float* bias, float* target) {
+  constexpr int64_t kOutputs = kWinogradOutputs<kTaps>;
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
   // The transformed weight is made once if it is no larger than this, and anew for each block of tiles otherwise; of a
   // single block by the thread that uses it.
@@ -243,7 +250,7 @@ inline bool winograd_correlate(
   const Correlation c = ordered_correlation(problem);
   const ChannelBlocks channels(c.source_channels, lanes);
   const PanelLayout<float> layout(c, channels);
-  const WinogradWeights weights(channels);
+  const WinogradWeights<kTaps> weights(channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block), block_size = weights.chunks * weights.chunk_step;
 
   // One panel of the weight to one block of transformed weights, a chunk at a time.
@@ -255,10 +262,9 @@ inline bool winograd_correlate(
   const auto transform_chunk = [&](const float* panel, int64_t chunk, float* to) {
     const int64_t first = chunk * weights.chunk;
     weights.transform(
-        panel + first * kWinogradTaps * kWinogradTaps * block, lanes * block,
-        std::min(weights.chunk, channels.padded() - first), to);
+        panel + first * kTaps * kTaps * block, lanes * block, std::min(weights.chunk, channels.padded() - first), to);
   };
-  const WinogradGrid grid(c.h, c.w, c.N);
+  const WinogradGrid grid(c.h, c.w, c.N, kWinogradOutputs<kTaps>);
   const bool few_tiles = grid.units * grid.width <= kLeastTilesEach && c.groups == 1 && target_blocks >= thread_count();
   const bool once = c.groups * target_blocks * block_size * int64_t(sizeof(float)) <= kMostWeights && !few_tiles;
   const Scratch<float> transformed(once ? c.groups * target_blocks * block_size : 0);
@@ -305,8 +311,7 @@ inline bool winograd_correlate(
   const auto make_buffers = [&] {
     return Buffers{
         Scratch<float>(Products::size(most_tiles, 2)), Scratch<float>(once ? 0 : layout.size),
-        Scratch<float>(once ? 0 : weights.chunk_step),
-        Scratch<float>(kWinogradOutputs * grid.width * kWinogradOutputs * block)};
+        Scratch<float>(once ? 0 : weights.chunk_step), Scratch<float>(kOutputs * grid.width * kOutputs * block)};
   };
   const Scratch<float> zeros(block);
   std::fill_n(zeros.data(), block, 0.0f);
@@ -341,22 +346,22 @@ inline bool winograd_correlate(
     const int64_t targets = std::min(block, c.target_channels - k * block);
     const float* from = own.products.data();
     for (int64_t i = tile.unit; i < tile.last_unit; ++i) {
-      const int64_t row_step = grid.width * kWinogradOutputs * block;
+      const int64_t row_step = grid.width * kOutputs * block;
       for (int64_t j = 0; j < grid.width; ++j, from += block) {
         for (int64_t half = 0; half < block; half += lanes) {
           const Vector<float> start =
               bias == nullptr ? Vector<float>{} : load_partial(bias + channel + half, targets - half);
-          transform_tile<WinogradOutput, Vector<float>>(
+          transform_tile<WinogradOutput<kTaps>, Vector<float>>(
               [&](int a, int b)
                   CONVOPS_INLINE_LAMBDA { return load(from + (a * kWinogradPoints + b) * product_step + half); },
               [&](int a, int b, Vector<float> value) CONVOPS_INLINE_LAMBDA {
                 check.add(value);
-                store(own.rows.data() + a * row_step + (j * kWinogradOutputs + b) * block + half, value + start);
+                store(own.rows.data() + a * row_step + (j * kOutputs + b) * block + half, value + start);
               });
         }
       }
       const auto [n, row, w, width] = grid.unit(i);
-      for (int64_t h = row; h < std::min(row + kWinogradOutputs, H); ++h) {
+      for (int64_t h = row; h < std::min(row + kOutputs, H); ++h) {
         float* to = target + n * target_pixel * target_plane +
                     (c.channels_last ? (h * W + w) * target_pixel + channel : channel * target_plane + h * W + w);
         write_row(
@@ -410,9 +415,13 @@ inline bool winograd_correlate(
 
 // The sums over tiles are cut by the geometry alone and added in order, so the result does not depend on the number of
 // threads. False if some result is not finite.
-inline bool winograd_grad_weight(
-    const Conv2dGeometry& geometry, const float* input, const float* grad_output, float* weight) {
+template <int kTaps>
+bool winograd_grad_weight(const Conv2dGeometry& geometry, const float* input, const float* grad_output, float* weight) {
   constexpr int64_t lanes = kLanes<float>, block = kBlock<float>;
+  // The tiles are cut into slices where the sums are so small that a thread keeps those of a slice in its cache, with a
+  // few tiles: what one thread transforms is then not read by another (channels_last 5x5 of 64 channels at 56 x 56
+  // takes 9 ms with 2 threads, where blocks of tiles that the threads share take 14).
+  constexpr int64_t kSliceSumBytes = 1 << 20, kSlicePointBytes = 1 << 20, kSliceTiles = 112, kMostSlices = 16;
   constexpr int64_t kPointBytes = 6 << 20, kSumBytes = 16 << 20, kCachedBytes = 2 << 20, kMostTiles = 224;
   Correlation c = make_correlation(geometry, false);
   order_taps(c.h);
@@ -426,88 +435,124 @@ inline bool winograd_grad_weight(
   const ChannelBlocks channels(c.source_channels, lanes);
   const PanelLayout<float> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
-  const WinogradGrid grid(c.h, c.w, c.N);
+  const WinogradGrid grid(c.h, c.w, c.N, kWinogradOutputs<kTaps>);
   const auto size = [](int64_t floats) { return kPoints * floats * int64_t(sizeof(float)); };
-  const int64_t most = std::clamp<int64_t>(kPointBytes / size(channels.padded()), 1, kMostTiles);
+  const int64_t all_sums = size(channels.padded() * target_blocks * block);
+  // A power of two, which as many threads share out evenly.
+  const auto slices = static_cast<int64_t>(std::bit_floor(
+      static_cast<uint64_t>(std::clamp<int64_t>(
+          all_sums <= kSliceSumBytes ? grid.units * grid.width / kSliceTiles : 1, 1, kMostSlices))));
+  const bool sliced = slices > 1;
+  const int64_t most = sliced ? std::max<int64_t>(1, kSlicePointBytes / size(channels.padded() + target_blocks * block))
+                              : std::clamp<int64_t>(kPointBytes / size(channels.padded()), 1, kMostTiles);
   const int64_t blocks = ceil_div(grid.units, std::max<int64_t>(1, most / grid.width));
   const int64_t most_tiles = ceil_div(grid.units, std::max<int64_t>(blocks, 1)) * grid.width;
-  // Targets whose sums, [point][block of targets][block of channels][channel][target], are kept at a time: few while
-  // the transformed input can be kept for the next ones, else many, since it is made anew for each slab.
-  const int64_t slab = std::clamp<int64_t>(
-      blocks == 1 ? kCachedBytes / size((channels.padded() + most_tiles) * block)
-                  : kSumBytes / size(channels.padded() * block),
-      1, target_blocks);
-  const int64_t sum_step = slab * channels.padded() * block + kPointGap;
+  // Targets whose sums, [point][block of targets][block of channels][channel][target], are kept at a time: all of a
+  // slice, else few while the transformed input can be kept for the next ones, or many, since it is made anew for each
+  // slab.
+  const int64_t slab = sliced ? target_blocks
+                              : std::clamp<int64_t>(
+                                    blocks == 1 ? kCachedBytes / size((channels.padded() + most_tiles) * block)
+                                                : kSumBytes / size(channels.padded() * block),
+                                    1, target_blocks);
+  const int64_t sum_step = slab * channels.padded() * block + kPointGap, slice_size = kPoints * sum_step;
   using Points = PointLayout<1>;
   using Gradients = PointLayout<2>;
-  const Scratch<float> points(Points::size(most_tiles, channels.count)),
-      gradients(Gradients::size(most_tiles, 2 * slab));
-  const Scratch<float> sums(kPoints * sum_step);
+  struct Buffers {
+    Scratch<float> points, gradients;
+  };
+  const auto make_buffers = [&](bool wanted) {
+    return Buffers{
+        Scratch<float>(wanted ? Points::size(most_tiles, channels.count) : 0),
+        Scratch<float>(wanted ? Gradients::size(most_tiles, 2 * slab) : 0)};
+  };
+  const Buffers shared = make_buffers(!sliced);
+  const Scratch<float> sums(slices * slice_size);
   const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
   const int64_t work = multiplications(geometry);
-  std::atomic<bool> finite = true;
-  for (int64_t group = 0; group < c.groups; ++group) {
+
+  // Adds a block of tiles to the sums of target blocks [k0, k0 + k_count), in parallel unless the caller is.
+  const auto add_tiles = [&](int64_t group, int64_t tile_block, int64_t k0, int64_t k_count, const Buffers& own,
+                             float* sums) {
     const float* x = input + group * c.source_channels * (c.channels_last ? 1 : source_plane);
     const float* g = grad_output + group * c.target_channels * (c.channels_last ? 1 : target_plane);
-    for (int64_t k0 = 0; k0 < target_blocks; k0 += slab) {
-      const int64_t k_count = std::min(slab, target_blocks - k0);
-      std::fill_n(sums.data(), kPoints * sum_step, 0.0f);
-      for (int64_t tile_block = 0; tile_block < blocks; ++tile_block) {
-        const int64_t unit = tile_block * grid.units / blocks, last_unit = (tile_block + 1) * grid.units / blocks;
-        const int64_t tiles = (last_unit - unit) * grid.width;
-        const Points layout_of_points(tiles, channels.count);
-        const Gradients layout_of_gradients(tiles, 2 * k_count);
-        if (blocks > 1 || k0 == 0) {
-          const TileTransform<WinogradInput, 1> transform(x, c, grid, unit, last_unit, 0, c.source_channels);
-          parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_points, points.data());
-          });
-        }
-        const int64_t targets = std::min(k_count * block, c.target_channels - k0 * block);
-        const TileTransform<WinogradGradOutput, 2> transform(g, same, grid, unit, last_unit, k0 * block, targets);
-        parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_gradients, gradients.data());
-        });
-        if (ceil_div(targets, lanes) % 2 != 0) {  // half a block of targets does not exist
-          for (int64_t i = 0; i < kPoints * tiles; ++i) {
-            store(
-                gradients.data() + i / tiles * layout_of_gradients.point_step +
-                    layout_of_gradients.at(2 * k_count - 1, i % tiles),
-                Vector<float>{});
-          }
-        }
-        parallel_for(kPoints, work / blocks, [&](int64_t begin, int64_t end) {
-          const int64_t step = ceil_div(lanes, ceil_div(lanes, kMaxScalars));
-          for (int64_t point = begin; point < end; ++point) {
-            float* to = sums.data() + point * sum_step;
-            for (int64_t k = 0; k < k_count; ++k) {
-              const float* gradient =
-                  gradients.data() + point * layout_of_gradients.point_step + layout_of_gradients.at(2 * k, 0);
-              for (int64_t b = 0; b < channels.count; ++b) {
-                const float* row = points.data() + point * layout_of_points.point_step + layout_of_points.at(b, 0);
-                for (int64_t m = 0; m < lanes; m += step, to += step * block) {
-                  const auto multiply =
-                      select_instance<kMaxScalars>(step, []<int N>() { return &accumulate_outer<float, N>; });
-                  multiply(&row, m, lanes, gradient, tiles, 1, tiles, to);
-                }
-              }
+    const int64_t unit = tile_block * grid.units / blocks, last_unit = (tile_block + 1) * grid.units / blocks;
+    const int64_t tiles = (last_unit - unit) * grid.width;
+    const Points layout_of_points(tiles, channels.count);
+    const Gradients layout_of_gradients(tiles, 2 * k_count);
+    if (blocks > 1 || k0 == 0) {
+      const TileTransform<WinogradInput, 1> transform(x, c, grid, unit, last_unit, 0, c.source_channels);
+      parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_points, own.points.data());
+      });
+    }
+    const int64_t targets = std::min(k_count * block, c.target_channels - k0 * block);
+    const TileTransform<WinogradGradOutput<kTaps>, 2> transform(g, same, grid, unit, last_unit, k0 * block, targets);
+    parallel_for(transform.items(), work / blocks, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) transform.run(i, layout_of_gradients, own.gradients.data());
+    });
+    if (ceil_div(targets, lanes) % 2 != 0) {  // half a block of targets does not exist
+      for (int64_t i = 0; i < kPoints * tiles; ++i) {
+        store(
+            own.gradients.data() + i / tiles * layout_of_gradients.point_step +
+                layout_of_gradients.at(2 * k_count - 1, i % tiles),
+            Vector<float>{});
+      }
+    }
+    parallel_for(kPoints, work / blocks, [&](int64_t begin, int64_t end) {
+      const int64_t step = ceil_div(lanes, ceil_div(lanes, kMaxScalars));
+      for (int64_t point = begin; point < end; ++point) {
+        float* to = sums + point * sum_step;
+        for (int64_t k = 0; k < k_count; ++k) {
+          const float* gradient =
+              own.gradients.data() + point * layout_of_gradients.point_step + layout_of_gradients.at(2 * k, 0);
+          for (int64_t b = 0; b < channels.count; ++b) {
+            const float* row = own.points.data() + point * layout_of_points.point_step + layout_of_points.at(b, 0);
+            for (int64_t m = 0; m < lanes; m += step, to += step * block) {
+              const auto multiply =
+                  select_instance<kMaxScalars>(step, []<int N>() { return &accumulate_outer<float, N>; });
+              multiply(&row, m, lanes, gradient, tiles, 1, tiles, to);
             }
           }
-        });
+        }
       }
-      parallel_for(k_count, kPoints * sum_step, [&](int64_t begin, int64_t end) {
+    });
+  };
+
+  std::atomic<bool> finite = true;
+  for (int64_t group = 0; group < c.groups; ++group) {
+    for (int64_t k0 = 0; k0 < target_blocks; k0 += slab) {
+      const int64_t k_count = std::min(slab, target_blocks - k0);
+      std::fill_n(sums.data(), slices * slice_size, 0.0f);
+      if (sliced) {
+        parallel_for(slices, work, [&](int64_t begin, int64_t end) {
+          const Buffers own = make_buffers(true);
+          for (int64_t slice = begin; slice < end; ++slice) {
+            for (int64_t i = slice * blocks / slices; i < (slice + 1) * blocks / slices; ++i)
+              add_tiles(group, i, k0, k_count, own, sums.data() + slice * slice_size);
+          }
+        });
+      } else {
+        for (int64_t i = 0; i < blocks; ++i) add_tiles(group, i, k0, k_count, shared, sums.data());
+      }
+      parallel_for(k_count, slices * slice_size, [&](int64_t begin, int64_t end) {
         const Scratch<float> panel(layout.size);
         FiniteCheck check;
         for (int64_t k = begin; k < end; ++k) {
           for (int64_t i = 0; i < channels.padded() * block; i += lanes) {
-            const int64_t size = lanes * block, taps = kWinogradTaps * kWinogradTaps;
+            const int64_t size = lanes * block;
             const float* from = sums.data() + k * channels.padded() * block + i;
-            float* to = panel.data() + i / size * taps * size + i % size;
-            transform_tile<WinogradGradWeight, Vector<float>>(
-                [&](int r, int s) CONVOPS_INLINE_LAMBDA { return load(from + (r * kWinogradPoints + s) * sum_step); },
+            float* to = panel.data() + i / size * kTaps * kTaps * size + i % size;
+            transform_tile<WinogradGradWeight<kTaps>, Vector<float>>(
+                [&](int r, int s) CONVOPS_INLINE_LAMBDA {
+                  const float* point = from + (r * kWinogradPoints + s) * sum_step;
+                  Vector<float> sum = load(point);
+                  for (int64_t slice = 1; slice < slices; ++slice) sum += load(point + slice * slice_size);
+                  return sum;
+                },
                 [&](int r, int s, Vector<float> value) CONVOPS_INLINE_LAMBDA {
                   check.add(value);
-                  store(to + (r * kWinogradTaps + s) * size, value);
+                  store(to + (r * kTaps + s) * size, value);
                 });
           }
           unpack_weight(panel.data(), c, layout, (k0 + k) * block, weight + group * c.weight_group);
@@ -519,11 +564,16 @@ inline bool winograd_grad_weight(
   return finite;
 }
 
-inline void winograd(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+template <int kTaps>
+void winograd_of(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   const bool finite = run_pass<float>(
-      problem, arguments, [&](auto... operands) { return winograd_correlate(problem, operands...); },
-      [&](auto... operands) { return winograd_grad_weight(problem.geometry, operands...); });
-  if (!finite) implicit_gemm<float>(problem, arguments);
+      problem, arguments, [&](auto... operands) { return winograd_correlate<kTaps>(problem, operands...); },
+      [&](auto... operands) { return winograd_grad_weight<kTaps>(problem.geometry, operands...); });
+  if (!finite) conv2d_implicit_gemm(problem, arguments);
+}
+
+inline void winograd(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+  (problem.geometry.h.kernel == 3 ? winograd_of<3> : winograd_of<5>)(problem, arguments);
 }
 
 }  // namespace CONVOPS_ISA
