@@ -84,9 +84,8 @@ class allow_winograd:
     a 5x5 convolution with 36 %, and they round more coarsely: the error against float64 is at most 5e-6 in relative
     Euclidean norm (2e-6 for 512 channels of normal data), where summing products as the definition does errs by 2e-7 to
     7e-7. Other dtypes, and problems of fewer than 2^24 multiplications, never use it. The switch is for the whole
-    process, all threads, and for what
-    ``torch.compile`` and ``torch.export`` have traced before, too; ``algorithm="winograd"`` does not ask. As a context
-    manager it sets back what was there when it was made::
+    process, all threads, and for what ``torch.compile`` and ``torch.export`` have traced before, too;
+    ``algorithm="winograd"`` does not ask. As a context manager it sets back what was there when it was made::
 
         torch_convops.allow_winograd(False)
         with torch_convops.allow_winograd(False):
@@ -111,7 +110,7 @@ class allow_winograd:
 
 
 def winograd_transform(name: str, taps: int, line: Sequence[float]) -> list[float]:
-    """A matrix of Winograd's for 3 or 5 taps times a line; see ``torch_convops_winograd_transform`` in csrc/info.cpp."""
+    """A matrix for 3 or 5 taps times a line; see ``torch_convops_winograd_transform`` in csrc/info.cpp."""
     source, target = (ctypes.c_double * 6)(*line), (ctypes.c_double * 6)()
     count = _library.torch_convops_winograd_transform(name.encode(), taps, source, target)
     return list(target[:count])
