@@ -7,11 +7,11 @@
 // of 28 FMAs, 14 cycles, loads 14 scalars and 2 vectors of weights, so the FMA units bind: 208 GF/s of a 3.3 GHz core
 // with everything in the first cache, 160 to 195 in a convolution, whose weights come from the second.
 //
-// grad_weight runs the same packing with the roles turned: the packed image is the left matrix, the packed gradient
-// of the output the right one, and the accumulators are the weight panel.
+// grad_weight runs the same with the roles turned: the image is the left matrix, the gradient of the output the right
+// one, and the accumulators are the weight panel. Each is packed or read where it lies.
 #pragma once
 
-#include <array>
+#include <optional>
 
 #include "packing.h"
 
@@ -455,7 +455,8 @@ void correlate(
   });
 }
 
-// Packs kBlock channels of the output's gradient for a tile of positions as [row][column][kBlock].
+// Packs kBlock channels of the output's gradient for a tile of positions as [row][column][kBlock]; a second vector
+// without channels is left alone.
 template <typename scalar_t>
 void pack_gradient(
     const scalar_t* image, const Correlation& c, int64_t targets, const TileRows& rows, const TileColumns& columns,
@@ -464,15 +465,12 @@ void pack_gradient(
   constexpr int lanes = kLanes<acc_t>;
   const int64_t W = c.w.target, plane = c.h.target * W, pixel = c.groups * c.target_channels;
   for (int64_t i = rows.begin; i < rows.begin + rows.count; ++i) {
-    for (int64_t half = 0; half < kBlock<acc_t>; half += lanes) {
-      const int64_t channels = std::clamp<int64_t>(targets - half, 0, lanes);
-      if (c.channels_last || channels == 0) {
+    for (int64_t half = 0; half < kBlock<acc_t> && half < targets; half += lanes) {
+      const int64_t channels = std::min<int64_t>(targets - half, lanes);
+      if (c.channels_last) {
         const scalar_t* from = image + (i * W + columns.begin) * pixel + half;
-        for (int64_t j = 0; j < columns.count; ++j) {
-          store(
-              packed + j * kBlock<acc_t> + half,
-              channels > 0 ? load_partial(from + j * pixel, channels) : Vector<acc_t>{});
-        }
+        for (int64_t j = 0; j < columns.count; ++j)
+          store(packed + j * kBlock<acc_t> + half, load_partial(from + j * pixel, channels));
       } else {
         const scalar_t* from = image + half * plane + i * W + columns.begin;
         for (int64_t j = 0; j < columns.count; j += lanes) {
@@ -534,23 +532,82 @@ void unpack_slices(
   });
 }
 
+// Neighbouring columns of targets and, for each row tap, the runs that they read.
+struct TargetPiece {
+  int64_t begin, count;   // base positions
+  std::vector<Run> runs;  // source: from a row's start; weight: from a row tap's panel
+};
+
+// Columns [begin, end) of targets read where they lie: what they read outside the image is left out, so that those at a
+// border are pieces of their own. Neighbouring taps are one run where their channels follow each other.
+inline std::vector<TargetPiece> pieces_in_place(const Correlation& c, int64_t begin, int64_t end, int64_t block) {
+  const int64_t C = c.source_channels, pixel = c.groups * C;
+  std::vector<TargetPiece> pieces;
+  for (const TargetStretch& stretch : cut_targets(c.w, 0, begin, end, true)) {
+    TargetPiece piece{stretch.begin, stretch.end - stretch.begin, {}};
+    for (const size_t tap : stretch.taps) {
+      const AxisTap& s = c.w.phases[0][tap];
+      const Run run{(stretch.begin * c.w.source_step + s.offset) * pixel, s.order * C * block, C};
+      Run* const last = piece.runs.empty() ? nullptr : &piece.runs.back();
+      if (last != nullptr && last->source + last->length == run.source &&
+          last->weight + last->length * block == run.weight) {
+        last->length += C;
+      } else {
+        piece.runs.push_back(run);
+      }
+    }
+    pieces.push_back(std::move(piece));
+  }
+  return pieces;
+}
+
+// Whether grad_weight reads the source in place: as choose_reading, and where pieces at the borders, which load and
+// store as many sums as others, are not too small. Neighbouring pixels of many channels lie further apart in the first
+// cache than packed ones, which costs some 7 %: more than packing does where many taps share it.
+template <typename scalar_t>
+bool sums_in_place(const Correlation& c) {
+  constexpr int64_t kFewChannels = 16, kFewTaps = 25;
+  const auto as_it_is = [](const CorrelationAxis& axis) { return axis.border == Border::zeros || axis.inside(); };
+  if (!std::is_same_v<scalar_t, Compute<scalar_t>> || !c.channels_last || !as_it_is(c.h) || !as_it_is(c.w) ||
+      crowds_cache<scalar_t>(c.w.source_step * c.groups * c.source_channels) ||
+      (c.source_channels > kFewChannels && c.h.kernel * c.w.kernel > kFewTaps)) {
+    return false;
+  }
+  constexpr int64_t kRows = 8, kStart = 3;  // of a tile; how many positions' products the sums of a piece take
+  const int64_t columns = c.w.positions(), taps = tap_count(c.w);
+  int64_t work = 0;
+  for (const TargetStretch& stretch : cut_targets(c.w, 0, 0, columns, true)) {
+    work += static_cast<int64_t>(stretch.taps.size()) * ((stretch.end - stretch.begin) * kRows + kStart);
+  }
+  return work < taps * (columns * kRows + kStart) * 11 / 10;
+}
+
 // The sum over images, rows and columns is cut into slices by the geometry alone and the slices are added in order, so
-// the result does not depend on the number of threads.
+// the result does not depend on the number of threads. Channels_last images are read in place.
 template <typename scalar_t>
 void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const scalar_t* grad_output, scalar_t* weight) {
   using acc_t = Compute<scalar_t>;
   constexpr int64_t block = kBlock<acc_t>;
+  constexpr bool kSameType = std::is_same_v<scalar_t, acc_t>;
   Correlation c = make_correlation(geometry, false);
-  keep_column_order(c.w);
+  const bool in_place = sums_in_place<scalar_t>(c);
+  const bool gradient_in_place = kSameType && c.channels_last && c.target_channels % kLanes<acc_t> == 0 &&
+                                 !crowds_cache<scalar_t>(c.groups * c.target_channels);
+  if (in_place) {
+    c.w.by_remainder = false;
+  } else {
+    keep_column_order(c.w);
+  }
   order_taps(c.h);
   order_taps(c.w);
-  const ChannelBlocks channels(c.source_channels);
+  const ChannelBlocks channels =
+      in_place ? ChannelBlocks(c.source_channels, c.source_channels) : ChannelBlocks(c.source_channels);
   const PanelLayout<acc_t> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block), panel_count = c.groups * target_blocks;
 
   Tiling t{c.h.positions(), c.w.positions(), 1, 1};
   // Each slice clears, adds and reads a weight of its own, which takes as long as the products of some 20 positions.
-  constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20, kSlicePositions = 200;
+  constexpr int64_t kTasks = 16, kSliceBytes = 32 << 20, kSlicePositions = 200, kBandPositions = 128;
   const int64_t worthwhile = std::max<int64_t>(1, c.N * c.h.positions() * c.w.positions() / kSlicePositions);
   // Blocks of targets that share a packed tile: two where there are tasks enough.
   const int64_t slab = worthwhile * panel_count < 8 ? 1 : std::min<int64_t>(target_blocks, 2),
@@ -568,10 +625,100 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t slices =
       std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices, worthwhile}));
 
+  // Adds a tile of rows x columns of targets of image n to the sums of target blocks [k0, k1).
+  const int64_t W = c.w.source, source_plane = c.h.source * W, target_plane = c.h.target * c.w.target;
+  const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
+  const auto add_tile = [&](int64_t n, int64_t group, const TileRows& rows, int64_t j0, int64_t column_count,
+                            int64_t k0, int64_t k1, acc_t* sums) {
+    const scalar_t* const source =
+        input + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
+    const scalar_t* const gradient = grad_output + n * target_pixel * target_plane +
+                                     group * c.target_channels * (c.channels_last ? 1 : target_plane);
+    // Where the rows of the source are, and what the columns of targets read of them.
+    const acc_t* first_row = nullptr;
+    int64_t row_pitch = 0, block_pitch = 0, step = 0;
+    std::vector<TargetPiece> pieces;
+    std::optional<Scratch<acc_t>> packed_source, packed_gradient;
+    // Where the targets' gradients are: of each block, row and column.
+    const acc_t* first_gradient = nullptr;
+    int64_t gradient_block = 0;
+    TileSteps gradient_steps{block, column_count * block};
+    if constexpr (kSameType) {
+      if (in_place) {
+        first_row = source;
+        row_pitch = W * source_pixel;
+        step = c.w.source_step * source_pixel;
+        pieces = pieces_in_place(c, j0, j0 + column_count, block);
+      }
+      if (gradient_in_place) {
+        first_gradient = gradient + (rows.begin * c.w.target + j0) * target_pixel;
+        gradient_block = block;
+        gradient_steps = {target_pixel, c.w.target * target_pixel};
+      }
+    }
+    if (!in_place || !gradient_in_place) {
+      const TileColumns columns(c.w, j0, column_count);
+      if (!in_place) {
+        row_pitch = columns.slots * channels.width;
+        block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
+        step = columns.step * channels.width;
+        packed_source.emplace(channels.count * block_pitch);
+        pack_source(source, c, channels, rows, columns, packed_source->data());
+        first_row = packed_source->data();
+        pieces.push_back({j0, column_count, {}});
+        for (const ColumnRun& s : columns.runs[0]) {
+          pieces[0].runs.push_back(
+              {s.slot * channels.width, s.order * channels.width * block, s.taps * channels.width});
+        }
+      }
+      if (!gradient_in_place) {
+        gradient_block = rows.count * column_count * block;
+        packed_gradient.emplace((k1 - k0) * gradient_block);
+        for (int64_t k = k0; k < k1; ++k) {
+          pack_gradient(
+              gradient + k * block * (c.channels_last ? 1 : target_plane), c, c.target_channels - k * block, rows,
+              columns, packed_gradient->data() + (k - k0) * gradient_block);
+        }
+        first_gradient = packed_gradient->data() - k0 * gradient_block;
+      }
+    }
+    std::vector<const acc_t*> tap_rows(rows.count);
+    for (const TargetPiece& piece : pieces) {
+      // Some rows at a time, so that the gradients of a block stay in the first cache for all sources.
+      const int64_t bands = std::clamp<int64_t>(rows.count * piece.count / kBandPositions, 1, rows.count);
+      for (int64_t band = 0; band < bands; ++band) {
+        const int64_t first = band * rows.count / bands, row_count = (band + 1) * rows.count / bands - first;
+        const acc_t* const gradient_of_band =
+            first_gradient + first * gradient_steps.line + (piece.begin - j0) * gradient_steps.next;
+        for (int64_t b = 0; b < channels.count; ++b) {
+          for (const AxisTap& r : c.h.phases[0]) {
+            for (int64_t i = 0; i < row_count; ++i) {
+              const int64_t position = (rows.begin + first + i) * c.h.source_step + r.offset;
+              const int64_t row = in_place ? c.h.pixel(position) : rows.slot(position);
+              tap_rows[i] = row < 0 ? nullptr : first_row + b * block_pitch + row * row_pitch;
+            }
+            const int64_t panel = (b * layout.row_taps + r.order) * layout.column_taps * channels.width * block;
+            for (const Run& run : piece.runs) {
+              const int64_t scalars = ceil_div(run.length, ceil_div(run.length, kMaxScalars));
+              for (int64_t k = k0; k < k1; ++k) {
+                const int64_t vectors = c.target_channels - k * block <= kLanes<acc_t> ? 1 : 2;
+                acc_t* const sums_of = sums + (k - k0) * layout.size + panel + run.weight;
+                for (int64_t m = 0; m < run.length; m += scalars) {
+                  accumulate_outer_instance<acc_t>(std::min(scalars, run.length - m), vectors)(
+                      tap_rows.data(), run.source + m, step, gradient_of_band + k * gradient_block, gradient_steps,
+                      row_count, piece.count, sums_of + m * block);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  };
+
   // A single slice is written to the weight by the task that sums it.
   const Scratch<acc_t> panels(slices > 1 ? slices * panel_count * layout.size : 0);
-  const int64_t work = multiplications(geometry);
-  parallel_for(slices * c.groups * slabs, work, [&](int64_t begin, int64_t end) {
+  parallel_for(slices * c.groups * slabs, multiplications(geometry), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab_index = task % slabs, group = task / slabs % c.groups, slice = task / (slabs * c.groups);
       const int64_t k0 = slab_index * slab, k1 = std::min(k0 + slab, target_blocks);
@@ -579,53 +726,10 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
       acc_t* const own =
           slices > 1 ? panels.data() + (slice * panel_count + group * target_blocks + k0) * layout.size : single.data();
       std::fill_n(own, (k1 - k0) * layout.size, acc_t(0));
-      const int64_t source_plane = c.h.source * c.w.source, target_plane = c.h.target * c.w.target;
       for (int64_t item = slice * c.N * tiles / slices; item < (slice + 1) * c.N * tiles / slices; ++item) {
-        const int64_t n = item / tiles, i0 = item % tiles / t.column_tiles * t.rows,
-                      j0 = item % t.column_tiles * t.columns;
+        const int64_t i0 = item % tiles / t.column_tiles * t.rows, j0 = item % t.column_tiles * t.columns;
         const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
-        const TileColumns columns(c.w, j0, std::min(t.columns, c.w.positions() - j0));
-        const int64_t row_pitch = columns.slots * channels.width,
-                      block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
-        const int64_t gradient_size = rows.count * columns.count * block;
-        const Scratch<acc_t> packed(channels.count * block_pitch), gradient((k1 - k0) * gradient_size);
-        pack_source(
-            input + (n * c.groups * source_plane + group * (c.channels_last ? 1 : source_plane)) * c.source_channels, c,
-            channels, rows, columns, packed.data());
-        for (int64_t k = k0; k < k1; ++k) {
-          const int64_t channel = group * c.target_channels + k * block;
-          pack_gradient(
-              grad_output + n * c.groups * c.target_channels * target_plane +
-                  channel * (c.channels_last ? 1 : target_plane),
-              c, c.target_channels - k * block, rows, columns, gradient.data() + (k - k0) * gradient_size);
-        }
-        std::vector<const acc_t*> tap_rows(rows.count);
-        for (int64_t b = 0; b < channels.count; ++b) {
-          for (const AxisTap& r : c.h.phases[0]) {
-            for (int64_t i = 0; i < rows.count; ++i) {
-              const int64_t slot = rows.slot((i0 + i) * c.h.source_step + r.offset);
-              tap_rows[i] = slot < 0 ? nullptr : packed.data() + b * block_pitch + slot * row_pitch;
-            }
-            for (const ColumnRun& s : columns.runs[0]) {
-              const int64_t tap = (b * layout.row_taps + r.order) * layout.column_taps + s.order;
-              const int64_t length = s.taps * channels.width, step = ceil_div(length, ceil_div(length, kMaxScalars));
-              for (int64_t k = k0; k < k1; ++k) {
-                for (int64_t m = 0; m < length; m += step) {
-                  const int64_t scalars = std::min(step, length - m);
-                  const auto accumulate =
-                      c.target_channels - k * block <= kLanes<acc_t>
-                          ? select_instance<kMaxScalars>(
-                                scalars, []<int N>() { return &accumulate_outer<acc_t, N, 1>; })
-                          : select_instance<kMaxScalars>(scalars, []<int N>() { return &accumulate_outer<acc_t, N>; });
-                  accumulate(
-                      tap_rows.data(), s.slot * channels.width + m, columns.step * channels.width,
-                      gradient.data() + (k - k0) * gradient_size, columns.count, rows.count, columns.count,
-                      own + (k - k0) * layout.size + (tap * channels.width + m) * block);
-                }
-              }
-            }
-          }
-        }
+        add_tile(item / tiles, group, rows, j0, std::min(t.columns, c.w.positions() - j0), k0, k1, own);
       }
       for (int64_t k = k0; k < k1 && slices == 1; ++k) {
         unpack_weight(own + (k - k0) * layout.size, c, layout, k * block, weight + group * c.weight_group);

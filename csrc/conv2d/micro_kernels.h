@@ -96,19 +96,19 @@ MultiplyTile<T> multiply_tile_instance(int64_t scalars, int64_t vectors, int64_t
   })(vectors, lines);
 }
 
-// out[m][:] += sum over rows i and columns j of rows[i][offset + j * step + m] * gradient[i * pitch + j][:]
+// out[m][:] += sum over rows i and columns j of rows[i][offset + j * step + m] * gradient[i][j][:]
 // A null row is a row of padding. The sum of a tile starts from zero, so that rounding grows with the tile and the
 // number of tiles, not with the whole image. kVectors as above.
 template <typename T, int kScalars, int kVectors = 2>
 void accumulate_outer(
-    const T* const* rows, int64_t offset, int64_t step, const T* gradient, int64_t pitch, int64_t row_count,
+    const T* const* rows, int64_t offset, int64_t step, const T* gradient, TileSteps gradient_steps, int64_t row_count,
     int64_t columns, T* out) {
   constexpr int lanes = kLanes<T>;
   Vector<T> sum[kScalars][kVectors] = {};
   for (int64_t i = 0; i < row_count; ++i) {
     if (rows[i] == nullptr) continue;
     const T* x = rows[i] + offset;
-    const T* g = gradient + i * pitch * kBlock<T>;
+    const T* g = gradient + i * gradient_steps.line;
     for (int64_t j = 0; j < columns; ++j) {
       Vector<T> values[kVectors];
 #pragma GCC unroll 2
@@ -121,7 +121,7 @@ void accumulate_outer(
         for (int v = 0; v < kVectors; ++v) sum[m][v] += b * values[v];
       }
       x += step;
-      g += kBlock<T>;
+      g += gradient_steps.next;
     }
   }
 #pragma GCC unroll 16
@@ -132,6 +132,16 @@ void accumulate_outer(
       store(to, load(to) + sum[m][v]);
     }
   }
+}
+
+template <typename T>
+using AccumulateOuter = void (*)(const T* const*, int64_t, int64_t, const T*, TileSteps, int64_t, int64_t, T*);
+
+template <typename T>
+AccumulateOuter<T> accumulate_outer_instance(int64_t scalars, int64_t vectors) {
+  return select_instance<kMaxScalars>(scalars, []<int N>() {
+    return +[](int64_t v) { return v == 1 ? &accumulate_outer<T, N, 1> : &accumulate_outer<T, N, 2>; };
+  })(vectors);
 }
 
 }  // namespace CONVOPS_ISA

@@ -509,9 +509,7 @@ bool winograd_grad_weight(const Conv2dGeometry& geometry, const float* input, co
           for (int64_t b = 0; b < channels.count; ++b) {
             const float* row = own.points.data() + point * layout_of_points.point_step + layout_of_points.at(b, 0);
             for (int64_t m = 0; m < lanes; m += step, to += step * block) {
-              const auto multiply =
-                  select_instance<kMaxScalars>(step, []<int N>() { return &accumulate_outer<float, N>; });
-              multiply(&row, m, lanes, gradient, tiles, 1, tiles, to);
+              accumulate_outer_instance<float>(step, 2)(&row, m, lanes, gradient, {block, 0}, 1, tiles, to);
             }
           }
         }
