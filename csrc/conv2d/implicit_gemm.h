@@ -625,71 +625,70 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t slices =
       std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices, worthwhile}));
 
-  // Adds a tile of rows x columns of targets of image n to the sums of target blocks [k0, k1).
+  // What all images share.
   const int64_t W = c.w.source, source_plane = c.h.source * W, target_plane = c.h.target * c.w.target;
   const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
-  const auto add_tile = [&](int64_t n, int64_t group, const TileRows& rows, int64_t j0, int64_t column_count,
-                            int64_t k0, int64_t k1, acc_t* sums) {
+  struct ColumnTile {
+    TileColumns columns;
+    std::vector<TargetPiece> pieces;
+    int64_t step;  // elements of the source from target to target
+  };
+  std::vector<TileRows> row_tiles;
+  for (int64_t i0 = 0; i0 < c.h.positions(); i0 += t.rows)
+    row_tiles.emplace_back(c.h, i0, std::min(t.rows, c.h.positions() - i0));
+  std::vector<ColumnTile> column_tiles;
+  for (int64_t j0 = 0; j0 < c.w.positions(); j0 += t.columns) {
+    const int64_t count = std::min(t.columns, c.w.positions() - j0);
+    ColumnTile tile{TileColumns(c.w, j0, count), {}, c.w.source_step * source_pixel};
+    if (in_place) {
+      tile.pieces = pieces_in_place(c, j0, j0 + count, block);
+    } else {
+      tile.step = tile.columns.step * channels.width;
+      tile.pieces.push_back({j0, count, {}});
+      for (const ColumnRun& s : tile.columns.runs[0]) {
+        tile.pieces[0].runs.push_back(
+            {s.slot * channels.width, s.order * channels.width * block, s.taps * channels.width});
+      }
+    }
+    column_tiles.push_back(std::move(tile));
+  }
+
+  // Adds a tile of image n to the sums of target blocks [k0, k1).
+  const auto add_tile = [&](int64_t n, int64_t group, const TileRows& rows, const ColumnTile& tile, int64_t k0,
+                            int64_t k1, acc_t* sums) {
+    const TileColumns& columns = tile.columns;
     const scalar_t* const source =
         input + n * source_pixel * source_plane + group * c.source_channels * (c.channels_last ? 1 : source_plane);
     const scalar_t* const gradient = grad_output + n * target_pixel * target_plane +
                                      group * c.target_channels * (c.channels_last ? 1 : target_plane);
-    // Where the rows of the source are, and what the columns of targets read of them.
-    const acc_t* first_row = nullptr;
-    int64_t row_pitch = 0, block_pitch = 0, step = 0;
-    std::vector<TargetPiece> pieces;
-    std::optional<Scratch<acc_t>> packed_source, packed_gradient;
-    // Where the targets' gradients are: of each block, row and column.
-    const acc_t* first_gradient = nullptr;
-    int64_t gradient_block = 0;
-    TileSteps gradient_steps{block, column_count * block};
-    if constexpr (kSameType) {
-      if (in_place) {
-        first_row = source;
-        row_pitch = W * source_pixel;
-        step = c.w.source_step * source_pixel;
-        pieces = pieces_in_place(c, j0, j0 + column_count, block);
-      }
-      if (gradient_in_place) {
-        first_gradient = gradient + (rows.begin * c.w.target + j0) * target_pixel;
-        gradient_block = block;
-        gradient_steps = {target_pixel, c.w.target * target_pixel};
-      }
+    const auto rows_of_source = static_cast<int64_t>(rows.source.size());
+    const int64_t row_pitch = in_place ? W * source_pixel : columns.slots * channels.width,
+                  block_pitch = in_place ? 0 : rows_of_source * row_pitch;
+    const int64_t gradient_block = gradient_in_place ? block : rows.count * columns.count * block;
+    const TileSteps gradient_steps = gradient_in_place ? TileSteps{target_pixel, c.w.target * target_pixel}
+                                                       : TileSteps{block, columns.count * block};
+    const Scratch<acc_t> packed_source(in_place ? 0 : channels.count * block_pitch),
+        packed_gradient(gradient_in_place ? 0 : (k1 - k0) * gradient_block);
+    const acc_t *first_row = packed_source.data(), *first_gradient = packed_gradient.data();
+    if (!in_place) pack_source(source, c, channels, rows, columns, packed_source.data());
+    for (int64_t k = k0; k < k1 && !gradient_in_place; ++k) {
+      pack_gradient(
+          gradient + k * block * (c.channels_last ? 1 : target_plane), c, c.target_channels - k * block, rows, columns,
+          packed_gradient.data() + (k - k0) * gradient_block);
     }
-    if (!in_place || !gradient_in_place) {
-      const TileColumns columns(c.w, j0, column_count);
-      if (!in_place) {
-        row_pitch = columns.slots * channels.width;
-        block_pitch = static_cast<int64_t>(rows.source.size()) * row_pitch;
-        step = columns.step * channels.width;
-        packed_source.emplace(channels.count * block_pitch);
-        pack_source(source, c, channels, rows, columns, packed_source->data());
-        first_row = packed_source->data();
-        pieces.push_back({j0, column_count, {}});
-        for (const ColumnRun& s : columns.runs[0]) {
-          pieces[0].runs.push_back(
-              {s.slot * channels.width, s.order * channels.width * block, s.taps * channels.width});
-        }
-      }
-      if (!gradient_in_place) {
-        gradient_block = rows.count * column_count * block;
-        packed_gradient.emplace((k1 - k0) * gradient_block);
-        for (int64_t k = k0; k < k1; ++k) {
-          pack_gradient(
-              gradient + k * block * (c.channels_last ? 1 : target_plane), c, c.target_channels - k * block, rows,
-              columns, packed_gradient->data() + (k - k0) * gradient_block);
-        }
-        first_gradient = packed_gradient->data() - k0 * gradient_block;
-      }
+    if constexpr (kSameType) {
+      if (in_place) first_row = source;
+      if (gradient_in_place)
+        first_gradient = gradient + (rows.begin * c.w.target + columns.begin) * target_pixel + k0 * block;
     }
     std::vector<const acc_t*> tap_rows(rows.count);
-    for (const TargetPiece& piece : pieces) {
+    for (const TargetPiece& piece : tile.pieces) {
       // Some rows at a time, so that the gradients of a block stay in the first cache for all sources.
       const int64_t bands = std::clamp<int64_t>(rows.count * piece.count / kBandPositions, 1, rows.count);
       for (int64_t band = 0; band < bands; ++band) {
         const int64_t first = band * rows.count / bands, row_count = (band + 1) * rows.count / bands - first;
         const acc_t* const gradient_of_band =
-            first_gradient + first * gradient_steps.line + (piece.begin - j0) * gradient_steps.next;
+            first_gradient + first * gradient_steps.line + (piece.begin - columns.begin) * gradient_steps.next;
         for (int64_t b = 0; b < channels.count; ++b) {
           for (const AxisTap& r : c.h.phases[0]) {
             for (int64_t i = 0; i < row_count; ++i) {
@@ -705,8 +704,8 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
                 acc_t* const sums_of = sums + (k - k0) * layout.size + panel + run.weight;
                 for (int64_t m = 0; m < run.length; m += scalars) {
                   accumulate_outer_instance<acc_t>(std::min(scalars, run.length - m), vectors)(
-                      tap_rows.data(), run.source + m, step, gradient_of_band + k * gradient_block, gradient_steps,
-                      row_count, piece.count, sums_of + m * block);
+                      tap_rows.data(), run.source + m, tile.step, gradient_of_band + (k - k0) * gradient_block,
+                      gradient_steps, row_count, piece.count, sums_of + m * block);
                 }
               }
             }
@@ -727,9 +726,9 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
           slices > 1 ? panels.data() + (slice * panel_count + group * target_blocks + k0) * layout.size : single.data();
       std::fill_n(own, (k1 - k0) * layout.size, acc_t(0));
       for (int64_t item = slice * c.N * tiles / slices; item < (slice + 1) * c.N * tiles / slices; ++item) {
-        const int64_t i0 = item % tiles / t.column_tiles * t.rows, j0 = item % t.column_tiles * t.columns;
-        const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
-        add_tile(item / tiles, group, rows, j0, std::min(t.columns, c.w.positions() - j0), k0, k1, own);
+        add_tile(
+            item / tiles, group, row_tiles[item % tiles / t.column_tiles], column_tiles[item % t.column_tiles], k0, k1,
+            own);
       }
       for (int64_t k = k0; k < k1 && slices == 1; ++k) {
         unpack_weight(own + (k - k0) * layout.size, c, layout, k * block, weight + group * c.weight_group);

@@ -271,6 +271,21 @@ CONVOPS_INLINE void transpose_tile(
   }
 }
 
+// Pixels of so few planes are moved one value at a time.
+constexpr int64_t kFewPlanes = 4;
+
+// to[slot][plane] = planes[plane][w] for pixels w; the slots follow each other, or are those of `slots`, -1: none.
+template <typename scalar_t, int kPlanes>
+void interleave_planes(
+    const scalar_t* planes, int64_t plane, int64_t pixels, const int32_t* slots, Compute<scalar_t>* to) {
+  for (int64_t w = 0; w < pixels; ++w) {
+    if (slots != nullptr && slots[w] < 0) continue;
+    Compute<scalar_t>* const pixel = to + (slots != nullptr ? slots[w] : w) * kPlanes;
+#pragma GCC unroll 4
+    for (int i = 0; i < kPlanes; ++i) pixel[i] = widen(planes[i * plane + w]);
+  }
+}
+
 // Packs the tile of one image and group; image points at the group's first channel.
 template <typename scalar_t>
 void pack_source(
@@ -321,6 +336,13 @@ void pack_source(
             store_partial(to + i, load_partial(from + first + i, channels - i), width - i);
         }
       }
+    } else if (width <= kFewPlanes && width == blocks.channels) {
+      // A transpose of whole vectors would mostly move zeros.
+      const auto interleave =
+          select_instance<kFewPlanes>(width, []<int N>() { return &interleave_planes<scalar_t, N>; });
+      interleave(
+          image + h * W + columns.source_begin, H * W, stretch, columns.in_order ? nullptr : slot_of,
+          row + (columns.in_order ? slot_of[0] * width : 0));
     } else {
       for (int64_t block = 0; block < blocks.count; ++block) {
         const int64_t first = block * width, channels = std::min(width, blocks.channels - first);

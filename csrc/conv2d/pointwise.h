@@ -541,7 +541,7 @@ void multiply_images(const Conv2dGeometry& g, const scalar_t* input, const scala
   const int64_t images = last || cuts > 1 ? 1 : std::clamp<int64_t>(most / (rows * columns), 1, N);
   const int64_t items = ceil_div(N, images) * cuts, positions = images * block_rows * columns;
   // Tasks share out the panels, which costs but another copy of a, and slices of the sum: as few as keep threads busy.
-  constexpr int64_t kTasks = 16, kSliceBytes = 2 << 20, kSlicePositions = 1024;
+  constexpr int64_t kTasks = 16, kSliceBytes = 2 << 20, kSlicePositions = 256;
   const int64_t most_slices =
       std::max<int64_t>(1, kSliceBytes / (g.groups * size * static_cast<int64_t>(sizeof(acc_t))));
   const int64_t slices = std::max<int64_t>(
