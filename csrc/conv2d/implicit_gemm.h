@@ -406,9 +406,10 @@ void correlate(
   Correlation c = make_correlation(problem.geometry, problem.pass == Conv2dPass::grad_input);
   const int64_t slot_bytes = c.source_channels * static_cast<int64_t>(sizeof(acc_t));
   const Tiling t = choose_tiling(c, c.N * c.groups, slot_bytes, kMaxScalars);
-  // Several small images share a tile, and with it each panel that comes from memory.
-  const int64_t images = t.row_tiles * t.column_tiles > 1 ? 1 : t.images(c, slot_bytes);
-  const Reading reading = choose_reading<scalar_t>(c, images);
+  // Several small images share a tile, and with it each panel that comes from memory. How a tile is read must not
+  // depend on the number of threads: it sets the order of the sums.
+  const int64_t together = images_together(c, slot_bytes);
+  const Reading reading = choose_reading<scalar_t>(c, together);
   if (reading.in_place) {
     c.w.by_remainder = false;
   } else {
@@ -425,7 +426,14 @@ void correlate(
           : ChannelBlocks(c.source_channels);
   const PanelLayout<acc_t> layout(c, channels);
   const int64_t target_blocks = ceil_div(c.target_channels, block);
-  const int64_t image_tiles = ceil_div(c.N, images), tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
+  int64_t image_tiles = c.N;
+  if (t.row_tiles * t.column_tiles == 1) {
+    image_tiles = ceil_div(c.N, together);
+    // One for each thread, or as many more, where there are no targets to share out.
+    const int64_t threads = thread_count();
+    if (c.groups * target_blocks < threads) image_tiles = std::min(c.N, ceil_div(image_tiles, threads) * threads);
+  }
+  const int64_t tiles = image_tiles * c.groups * t.row_tiles * t.column_tiles;
   // Few tiles: several tasks pack the same tile and share out its target blocks.
   const int64_t shares = std::clamp<int64_t>(ceil_div(2 * thread_count(), tiles), 1, target_blocks);
 

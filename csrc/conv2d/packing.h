@@ -179,12 +179,6 @@ inline int64_t most_tile_bytes(const Correlation& c) {
 struct Tiling {
   // Rows and columns of base positions in a tile, and how many tiles cover the target.
   int64_t rows, columns, row_tiles, column_tiles;
-
-  // Whole images that fit one tile.
-  int64_t images(const Correlation& c, int64_t bytes_per_slot) const {
-    const int64_t bytes = c.h.sources(rows) * c.w.sources(columns) * bytes_per_slot;
-    return std::clamp<int64_t>(most_tile_bytes(c) / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(c.N, 1));
-  }
 };
 
 // Tiles of one of `images` images whose packed slots take that many bytes each; where columns are cut, into multiples
@@ -213,6 +207,12 @@ inline Tiling choose_tiling(const Correlation& c, int64_t images, int64_t bytes_
   t.row_tiles = ceil_div(I, t.rows);
   t.column_tiles = ceil_div(J, t.columns);
   return t;
+}
+
+// Whole images that fit one tile.
+inline int64_t images_together(const Correlation& c, int64_t bytes_per_slot) {
+  const int64_t bytes = c.h.sources(c.h.positions()) * c.w.sources(c.w.positions()) * bytes_per_slot;
+  return std::clamp<int64_t>(most_tile_bytes(c) / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(c.N, 1));
 }
 
 // Sorts each phase's taps so that neighbours in memory become neighbours in the list, and numbers them.
