@@ -633,19 +633,15 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
   const int64_t slices =
       std::max<int64_t>(1, std::min({ceil_div(kTasks, c.groups * slabs), c.N * tiles, most_slices, worthwhile}));
 
-  // What all images share.
   const int64_t W = c.w.source, source_plane = c.h.source * W, target_plane = c.h.target * c.w.target;
   const int64_t source_pixel = c.groups * c.source_channels, target_pixel = c.groups * c.target_channels;
+  // A tile's columns: mostly all, and so the same for all tiles of a task.
   struct ColumnTile {
     TileColumns columns;
     std::vector<TargetPiece> pieces;
     int64_t step;  // elements of the source from target to target
   };
-  std::vector<TileRows> row_tiles;
-  for (int64_t i0 = 0; i0 < c.h.positions(); i0 += t.rows)
-    row_tiles.emplace_back(c.h, i0, std::min(t.rows, c.h.positions() - i0));
-  std::vector<ColumnTile> column_tiles;
-  for (int64_t j0 = 0; j0 < c.w.positions(); j0 += t.columns) {
+  const auto column_tile = [&](int64_t j0) {
     const int64_t count = std::min(t.columns, c.w.positions() - j0);
     ColumnTile tile{TileColumns(c.w, j0, count), {}, c.w.source_step * source_pixel};
     if (in_place) {
@@ -658,8 +654,8 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
             {s.slot * channels.width, s.order * channels.width * block, s.taps * channels.width});
       }
     }
-    column_tiles.push_back(std::move(tile));
-  }
+    return tile;
+  };
 
   // Adds a tile of image n to the sums of target blocks [k0, k1).
   const auto add_tile = [&](int64_t n, int64_t group, const TileRows& rows, const ColumnTile& tile, int64_t k0,
@@ -733,10 +729,12 @@ void grad_weight(const Conv2dGeometry& geometry, const scalar_t* input, const sc
       acc_t* const own =
           slices > 1 ? panels.data() + (slice * panel_count + group * target_blocks + k0) * layout.size : single.data();
       std::fill_n(own, (k1 - k0) * layout.size, acc_t(0));
+      std::optional<ColumnTile> columns;
       for (int64_t item = slice * c.N * tiles / slices; item < (slice + 1) * c.N * tiles / slices; ++item) {
-        add_tile(
-            item / tiles, group, row_tiles[item % tiles / t.column_tiles], column_tiles[item % t.column_tiles], k0, k1,
-            own);
+        const int64_t i0 = item % tiles / t.column_tiles * t.rows, j0 = item % t.column_tiles * t.columns;
+        const TileRows rows(c.h, i0, std::min(t.rows, c.h.positions() - i0));
+        if (!columns.has_value() || columns->columns.begin != j0) columns.emplace(column_tile(j0));
+        add_tile(item / tiles, group, rows, *columns, k0, k1, own);
       }
       for (int64_t k = k0; k < k1 && slices == 1; ++k) {
         unpack_weight(own + (k - k0) * layout.size, c, layout, k * block, weight + group * c.weight_group);
