@@ -308,43 +308,23 @@ bool winograd_correlate(
   struct Buffers {
     Scratch<float> products, panel, weights, rows;
   };
+  // Blocks of targets that are multiplied together, so that half as much of the points comes from beyond the L2 cache,
+  // where there are enough for all threads.
+  const int64_t span = !once && target_blocks % (2 * thread_count()) == 0 ? 2 : 1;
+  const int64_t products_size = Products::size(most_tiles, 2);
   const auto make_buffers = [&] {
     return Buffers{
-        Scratch<float>(Products::size(most_tiles, 2)), Scratch<float>(once ? 0 : layout.size),
-        Scratch<float>(once ? 0 : weights.chunk_step), Scratch<float>(kOutputs * grid.width * kOutputs * block)};
+        Scratch<float>(span * products_size), Scratch<float>(once ? 0 : span * layout.size),
+        Scratch<float>(once ? 0 : span * weights.chunk_step), Scratch<float>(kOutputs * grid.width * kOutputs * block)};
   };
   const Scratch<float> zeros(block);
   std::fill_n(zeros.data(), block, 0.0f);
 
-  // Multiplies the points of a block of tiles by the weight of target block k and writes the results.
-  const auto multiply = [&](const TileBlock& tile, int64_t k, const float* points, const Buffers& own,
-                            FiniteCheck& check) {
-    const int64_t tiles = tile.tiles, step = ceil_div(tiles, ceil_div(tiles, kMaxScalars));
-    const int64_t point_step = Points(tiles, channels.count).point_step, product_step = Products(tiles, 2).point_step;
-    if (!once) pack_panel(tile.group, k, own.panel.data());
-    for (int64_t chunk = 0; chunk < weights.chunks; ++chunk) {
-      const float* u = transformed.data() + (tile.group * target_blocks + k) * block_size + chunk * weights.chunk_step;
-      if (!once) {
-        transform_chunk(own.panel.data(), chunk, own.weights.data());
-        u = own.weights.data();
-      }
-      const int64_t first = chunk * weights.chunk, count = std::min(weights.chunk, channels.padded() - first);
-      std::vector<Run> runs;
-      for (int64_t i = 0; i < count; i += lanes) runs.push_back({(first + i) * tiles, i * block, lanes});
-      for (int point = 0; point < kPoints; ++point) {
-        for (int64_t j = 0; j < tiles; j += step) {
-          float* product = own.products.data() + point * product_step + j * block;
-          multiply_tile_instance<float>(std::min(step, tiles - j), 2)(
-              points + point * point_step + j * lanes, {lanes, 0}, runs.data(), static_cast<int64_t>(runs.size()),
-              u + point * weights.point_step, chunk == 0 ? zeros.data() : product, {chunk == 0 ? 0 : block, 0}, product,
-              {block, 0});
-        }
-      }
-    }
-
+  // Transforms the products of a block of tiles back and writes them to target block k.
+  const auto write = [&](const TileBlock& tile, int64_t k, const float* from, const Buffers& own, FiniteCheck& check) {
+    const int64_t product_step = Products(tile.tiles, 2).point_step;
     const int64_t channel = tile.group * c.target_channels + k * block;
     const int64_t targets = std::min(block, c.target_channels - k * block);
-    const float* from = own.products.data();
     for (int64_t i = tile.unit; i < tile.last_unit; ++i) {
       const int64_t row_step = grid.width * kOutputs * block;
       for (int64_t j = 0; j < grid.width; ++j, from += block) {
@@ -370,6 +350,39 @@ bool winograd_correlate(
     }
   };
 
+  // Multiplies the points of a block of tiles by the weight of target blocks [k0, k1), at most `span`, and writes the
+  // results.
+  const auto multiply = [&](const TileBlock& tile, int64_t k0, int64_t k1, const float* points, const Buffers& own,
+                            FiniteCheck& check) {
+    const int64_t tiles = tile.tiles, step = ceil_div(tiles, ceil_div(tiles, kMaxScalars));
+    const int64_t point_step = Points(tiles, channels.count).point_step, product_step = Products(tiles, 2).point_step;
+    for (int64_t k = k0; k < k1 && !once; ++k) pack_panel(tile.group, k, own.panel.data() + (k - k0) * layout.size);
+    for (int64_t chunk = 0; chunk < weights.chunks; ++chunk) {
+      const float* u = transformed.data() + (tile.group * target_blocks + k0) * block_size + chunk * weights.chunk_step;
+      const int64_t u_step = once ? block_size : weights.chunk_step;
+      if (!once) {
+        u = own.weights.data();
+        for (int64_t k = 0; k < k1 - k0; ++k)
+          transform_chunk(own.panel.data() + k * layout.size, chunk, own.weights.data() + k * u_step);
+      }
+      const int64_t first = chunk * weights.chunk, count = std::min(weights.chunk, channels.padded() - first);
+      std::vector<Run> runs;
+      for (int64_t i = 0; i < count; i += lanes) runs.push_back({(first + i) * tiles, i * block, lanes});
+      for (int point = 0; point < kPoints; ++point) {
+        for (int64_t j = 0; j < tiles; j += step) {
+          for (int64_t k = 0; k < k1 - k0; ++k) {
+            float* product = own.products.data() + k * products_size + point * product_step + j * block;
+            multiply_tile_instance<float>(std::min(step, tiles - j), 2)(
+                points + point * point_step + j * lanes, {lanes, 0}, runs.data(), static_cast<int64_t>(runs.size()),
+                u + k * u_step + point * weights.point_step, chunk == 0 ? zeros.data() : product,
+                {chunk == 0 ? 0 : block, 0}, product, {block, 0});
+          }
+        }
+      }
+    }
+    for (int64_t k = k0; k < k1; ++k) write(tile, k, own.products.data() + (k - k0) * products_size, own, check);
+  };
+
   if (once) {
     // A thread takes whole blocks of tiles, or some of the targets of one.
     const int64_t tasks_each = std::clamp<int64_t>(ceil_div(2 * thread_count(), c.groups * blocks), 1, target_blocks);
@@ -388,7 +401,7 @@ bool winograd_correlate(
           for (int64_t i = 0; i < transform.items(); ++i) transform.run(i, layout_of_points, points.data());
         }
         for (int64_t k = share * target_blocks / tasks_each; k < (share + 1) * target_blocks / tasks_each; ++k)
-          multiply(tile, k, points.data(), own, check);
+          multiply(tile, k, k + 1, points.data(), own, check);
       }
       if (!check.all()) finite = false;
     });
@@ -402,10 +415,11 @@ bool winograd_correlate(
         const Points layout_of_points(tile.tiles, channels.count);
         for (int64_t item = begin; item < end; ++item) transform.run(item, layout_of_points, points.data());
       });
-      parallel_for(target_blocks, work / blocks, [&](int64_t begin, int64_t end) {
+      parallel_for(target_blocks / span, work / blocks, [&](int64_t begin, int64_t end) {
         const Buffers own = make_buffers();
         FiniteCheck check;
-        for (int64_t k = begin; k < end; ++k) multiply(tile, k, points.data(), own, check);
+        for (int64_t k = begin * span; k < end * span; k += span)
+          multiply(tile, k, k + span, points.data(), own, check);
         if (!check.all()) finite = false;
       });
     }
