@@ -79,15 +79,19 @@ inline double tile_cycles(const Correlation& c, int64_t images, bool cut) {
   return cycles;
 }
 
-// Not in place where neighbouring pixels would crowd one set of the first cache, or where small patches at the borders
-// would take longer than packing does.
+// Whether the source can be read where it lies, and neighbouring pixels would not crowd one set of the first cache.
+template <typename scalar_t>
+bool lies_as_packed(const Correlation& c) {
+  const auto as_it_is = [](const CorrelationAxis& axis) { return axis.border == Border::zeros || axis.inside(); };
+  return std::is_same_v<scalar_t, Compute<scalar_t>> && c.channels_last && as_it_is(c.h) && as_it_is(c.w) &&
+         !crowds_cache<scalar_t>(c.w.source_step * c.groups * c.source_channels);
+}
+
+// Not in place where small patches at the borders would take longer than packing does.
 template <typename scalar_t>
 Reading choose_reading(const Correlation& c, int64_t images) {
   const double share = tile_cycles(c, images, true) / tile_cycles(c, images, false);
-  const auto as_it_is = [](const CorrelationAxis& axis) { return axis.border == Border::zeros || axis.inside(); };
-  const bool in_place = std::is_same_v<scalar_t, Compute<scalar_t>> && c.channels_last && as_it_is(c.h) &&
-                        as_it_is(c.w) && share < 1.1 &&
-                        !crowds_cache<scalar_t>(c.w.source_step * c.groups * c.source_channels);
+  const bool in_place = lies_as_packed<scalar_t>(c) && share < 1.1;
   return {share < 1 || in_place, in_place};
 }
 
@@ -575,12 +579,8 @@ inline std::vector<TargetPiece> pieces_in_place(const Correlation& c, int64_t be
 template <typename scalar_t>
 bool sums_in_place(const Correlation& c) {
   constexpr int64_t kFewChannels = 16, kFewTaps = 25;
-  const auto as_it_is = [](const CorrelationAxis& axis) { return axis.border == Border::zeros || axis.inside(); };
-  if (!std::is_same_v<scalar_t, Compute<scalar_t>> || !c.channels_last || !as_it_is(c.h) || !as_it_is(c.w) ||
-      crowds_cache<scalar_t>(c.w.source_step * c.groups * c.source_channels) ||
-      (c.source_channels > kFewChannels && c.h.kernel * c.w.kernel > kFewTaps)) {
-    return false;
-  }
+  const bool share_packing = c.source_channels > kFewChannels && c.h.kernel * c.w.kernel > kFewTaps;
+  if (!lies_as_packed<scalar_t>(c) || share_packing) return false;
   constexpr int64_t kRows = 8, kStart = 3;  // of a tile; how many positions' products the sums of a piece take
   const int64_t columns = c.w.positions(), taps = tap_count(c.w);
   int64_t work = 0;
