@@ -131,8 +131,9 @@ CONVOPS_EXPORT int torch_convops_allow_winograd(int allowed) {
   return convops::winograd_allowed().exchange(allowed != 0);
 }
 
-// Applies a matrix of conv2d/winograd_transforms.h, for 3 taps or 5, to a line of up to 6 values; returns how many it
+// Applies a matrix of conv2d/winograd_transforms.h, for 2 to 5 taps, to a line of up to 6 values; returns how many it
 // makes.
 CONVOPS_EXPORT int torch_convops_winograd_transform(const char* name, int taps, const double* from, double* to) {
-  return (taps == 3 ? convops::winograd_transform_of<3> : convops::winograd_transform_of<5>)(name, from, to);
+  return convops::baseline::select_instance<4>(
+      taps - 1, []<int N>() { return &convops::winograd_transform_of<N + 1>; })(name, from, to);
 }

@@ -31,7 +31,7 @@ def matrix(name: str, taps: int, columns: int) -> list[list[Fraction]]:
     return [[Fraction(value).limit_denominator(100) for value in row] for row in zip(*images, strict=True)]
 
 
-@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize("taps", (2, 3, 4, 5))
 def test_matrices_are_a_minimal_filtering_algorithm(taps: int) -> None:
     """y[k] = sum over points p of A[k, p] (G g)[p] (B d)[p] is the sum over taps i of d[k + i] g[i], exactly."""
     output, weight, input = matrix("output", taps, 6), matrix("weight", taps, taps), matrix("input", taps, 6)
@@ -41,7 +41,7 @@ def test_matrices_are_a_minimal_filtering_algorithm(taps: int) -> None:
         assert coefficient == (j == k + i), (k, i, j)
 
 
-@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize("taps", (2, 3, 4, 5))
 def test_matrices_of_the_gradient_are_the_transposed_ones(taps: int) -> None:
     output, weight = matrix("output", taps, 6), matrix("weight", taps, taps)
     assert matrix("grad_output", taps, 7 - taps) == [list(row) for row in zip(*output, strict=True)]
@@ -49,13 +49,13 @@ def test_matrices_of_the_gradient_are_the_transposed_ones(taps: int) -> None:
 
 
 def errors(
-    C: int, K: int, size: int, layout: torch.memory_format, algorithm: str, taps: int = 3, N: int = 1
+    C: int, K: int, size: int, layout: torch.memory_format, algorithm: str, taps: int = 3, N: int = 1, stride: int = 1
 ) -> dict[str, float]:
     x = torch.randn(N, C, size, size).to(memory_format=layout).requires_grad_()
     w = (torch.randn(K, C, taps, taps) / (taps * taps * C) ** 0.5).to(memory_format=layout).requires_grad_()
-    y = torch_convops.conv2d(x, w, padding=taps // 2, algorithm=algorithm)
+    y = torch_convops.conv2d(x, w, None, stride, taps // 2, algorithm=algorithm)
     exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, w))
-    exact = F.conv2d(exact_x, exact_w, padding=taps // 2)
+    exact = F.conv2d(exact_x, exact_w, None, stride, taps // 2)
     grad_output = torch.randn_like(y)
     y.backward(grad_output)
     exact.backward(grad_output.double())
@@ -64,11 +64,59 @@ def errors(
 
 
 @pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
-@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize("taps", (2, 3, 4, 5))
 @pytest.mark.parametrize("channels, size, N", [(16, 30, 1), (16, 70, 4), (64, 17, 2), (512, 7, 1), (2048, 4, 1)])
 def test_error_is_bounded(channels: int, size: int, N: int, taps: int, layout: torch.memory_format) -> None:
     for name, error in errors(channels, 32, size, layout, "winograd", taps, N).items():
         assert error <= MOST_ERROR, f"{name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (4, 2), (5, 2), (7, 2), (8, 2), (7, 3), (11, 4)])
+@pytest.mark.parametrize("channels, size", [(1, 40), (3, 61), (8, 40), (20, 33), (256, 12)])
+def test_error_of_strides_is_bounded(
+    channels: int, size: int, kernel: int, stride: int, layout: torch.memory_format
+) -> None:
+    for name, error in errors(channels, 40, size, layout, "winograd", kernel, 2, stride).items():
+        assert error <= MOST_ERROR, f"{name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("mode", ("zeros", "reflect", "replicate", "circular", "symmetric"))
+@pytest.mark.parametrize(
+    "channels, filters, groups, kernel, stride",
+    [(3, 5, 1, (7, 7), (2, 2)), (6, 8, 2, (5, 4), (2, 1)), (34, 34, 2, (3, 7), (1, 2)), (17, 40, 1, (1, 9), (3, 4))],
+)
+def test_rectangles_groups_and_borders(
+    channels: int,
+    filters: int,
+    groups: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    mode: str,
+    layout: torch.memory_format,
+) -> None:
+    """Phases of both axes, whose last tap may not exist, at every border; the transpose with a bias."""
+    x = torch.randn(2, channels, 23, 26).to(memory_format=layout)
+    w, b = torch.randn(filters, channels // groups, *kernel), torch.randn(channels)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    grad_output = torch.randn_like(F.conv2d(x, w, None, stride, padding, 1, groups))
+    results = []
+    for algorithm, dtype in (("winograd", torch.float32), ("implicit_gemm", torch.float64)):
+        tensors = (x.to(dtype, copy=True), w.to(dtype, copy=True), b.to(dtype), grad_output.to(dtype))
+        image, weight, bias, gradient = tensors
+        image.requires_grad_()
+        weight.requires_grad_()
+        y = torch_convops.conv2d(
+            image, weight, None, stride, padding, groups=groups, padding_mode=mode, algorithm=algorithm
+        )
+        y.backward(gradient)
+        transposed = torch_convops.conv_transpose2d(
+            gradient, weight, bias, stride, padding, groups=groups, output_size=(23, 26), algorithm=algorithm
+        )
+        results.append((y, image.grad, weight.grad, transposed))
+    for ours, exact in zip(*results, strict=True):
+        assert relative_error(ours, exact) <= MOST_ERROR
 
 
 @pytest.mark.parametrize("taps", (3, 5))
@@ -93,12 +141,13 @@ def chosen(dtype: torch.dtype = torch.float32, size: int = 28, taps: int = 3, **
 
 
 def test_auto_takes_it_where_it_is_allowed_for_large_problems_of_float32() -> None:
-    for taps in (3, 5):
-        assert set(chosen(taps=taps).values()) == {"winograd"}
+    for taps, stride in ((3, 1), (4, 1), (5, 1), (5, 2), (7, 2)):
+        assert set(chosen(taps=taps, stride=stride).values()) == {"winograd"}
     assert "winograd" not in chosen(size=3).values()
+    assert "winograd" not in chosen(stride=2).values()
+    assert "winograd" not in chosen(taps=7).values()
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         assert "winograd" not in chosen(dtype).values()
-    assert "winograd" not in chosen(stride=2).values()
     assert "winograd" not in chosen(dilation=2).values()
 
 
@@ -127,11 +176,11 @@ def test_other_kernels_steps_and_dtypes_are_refused() -> None:
     x, w = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
     refused = "conv2d: algorithm 'winograd' does not support this problem"
     for bad in (
-        lambda: torch_convops.conv2d(x, w, stride=2, algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, w, stride=3, algorithm="winograd"),
         lambda: torch_convops.conv2d(x, w, dilation=2, algorithm="winograd"),
-        lambda: torch_convops.conv2d(x, w[:, :, :, :2], algorithm="winograd"),
-        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 4, 4), algorithm="winograd"),
-        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 3, 5), algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, w, dilation=(1, 2), algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 1, 1), algorithm="winograd"),
+        lambda: torch_convops.conv2d(x, torch.randn(2, 2, 3, 6), algorithm="winograd"),
         lambda: torch_convops.conv2d(x.double(), w.double(), algorithm="winograd"),
     ):
         with pytest.raises(ValueError, match=refused):

@@ -80,11 +80,12 @@ def algorithms(operator: str, device: str = "cpu") -> list[str]:
 class allow_winograd:
     """Sets whether ``"auto"`` may take Winograd's algorithm for convolutions of float32 on the CPU; at first it may.
 
-    F(4x4, 3x3) does a 3x3 convolution of stride 1 and its gradients with a quarter of the multiplications, F(2x2, 5x5)
-    a 5x5 convolution with 36 %, and they round more coarsely: the error against float64 is at most 5e-6 in relative
-    Euclidean norm (2e-6 for 512 channels of normal data), where summing products as the definition does errs by 2e-7 to
-    7e-7. Other dtypes, and problems of fewer than 2^24 multiplications, never use it. The switch is for the whole
-    process, all threads, and for what ``torch.compile`` and ``torch.export`` have traced before, too;
+    F(4x4, 3x3) does a 3x3 convolution of stride 1 and its gradients with a quarter of the multiplications, F(3x3, 4x4)
+    and F(2x2, 5x5) do 4x4 and 5x5 with 25 and 36 %, and a stride of s is one of s^2 phases with kernels as many times
+    smaller: a 7x7 first layer of stride 2 takes a third. They round more coarsely: the error against float64 is at most
+    5e-6 in relative Euclidean norm (2e-6 for 512 channels of normal data), where summing products as the definition
+    does errs by 2e-7 to 7e-7. Other dtypes, and problems of fewer than 2^24 multiplications, never use it. The switch
+    is for the whole process, all threads, and for what ``torch.compile`` and ``torch.export`` have traced before, too;
     ``algorithm="winograd"`` does not ask. As a context manager it sets back what was there when it was made::
 
         torch_convops.allow_winograd(False)
@@ -110,7 +111,7 @@ class allow_winograd:
 
 
 def winograd_transform(name: str, taps: int, line: Sequence[float]) -> list[float]:
-    """A matrix for 3 or 5 taps times a line; see ``torch_convops_winograd_transform`` in csrc/info.cpp."""
+    """A matrix for 2 to 5 taps times a line; see ``torch_convops_winograd_transform`` in csrc/info.cpp."""
     source, target = (ctypes.c_double * 6)(*line), (ctypes.c_double * 6)()
     count = _library.torch_convops_winograd_transform(name.encode(), taps, source, target)
     return list(target[:count])

@@ -9,6 +9,7 @@
 
 #include "../common/algorithm.h"
 #include "../common/cpu.h"
+#include "correlation.h"
 
 namespace convops {
 
@@ -76,28 +77,29 @@ inline double by_pass(const Conv2dProblem& problem, double forward, double grad_
   }
 }
 
-// Two FMAs a cycle at 85 % of the peak (60 % in grad_weight, which adds up many short sums), over blocks of vectors of
+// Two FMAs a cycle at 85 % of the peak (72 % in grad_weight, which adds up many short sums), over blocks of vectors of
 // targets; images are packed and written once where they are contiguous, weights always.
 inline double implicit_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
-  const double share = problem.pass == Conv2dPass::grad_weight ? 0.6 : 0.85;
+  const double share = problem.pass == Conv2dPass::grad_weight ? 0.72 : 0.85;
   const double multiplied = work.outputs * work.taps_inside * work.sources * work.vectors(work.targets) / 2 / share;
   const double packed = by_pass(problem, 25, 40, 35) * work.taps * work.weights();
   return multiplied + packed + (work.g.channels_last ? 3 : 14) * work.moved();
 }
 
 // Vectors of the pixels of a row, of a whole plane where a tap reads it as one. A single vector is used once for each
-// load of a scalar, and with few targets the unaligned loads bind. Transposed where they are channels_last, sorted by
-// remainder where columns are strided.
+// load of a scalar, and with few targets the unaligned loads bind; the targets of a stride are scattered. Transposed
+// where they are channels_last, sorted by remainder where columns are strided.
 inline double planar_gemm_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
   const Axis &h = work.g.h, &w = work.g.w;
   const bool flat = work.taps == 1 && h.stride == 1 && w.stride == 1 && h.input == h.output && w.input == w.output;
   const double pixels = static_cast<double>(flat ? h.output * w.output : w.output), vectors = work.vectors(pixels);
-  const double share = problem.pass == Conv2dPass::grad_weight ? 0.42
-                       : vectors == 1                          ? 0.65
-                       : work.targets < 2                      ? 0.5
-                                                               : 0.85;
+  const double share = problem.pass == Conv2dPass::grad_weight                  ? 0.42
+                       : vectors == 1                                           ? 0.65
+                       : work.targets < 2                                       ? 0.5
+                       : problem.pass == Conv2dPass::grad_input && w.stride > 1 ? 0.6
+                                                                                : 0.85;
   const double multiplied = work.outputs * vectors / pixels * work.taps * work.sources * work.targets / 2 / share;
   const double packed = 15 * work.taps * work.weights();
   return multiplied + packed + (work.g.channels_last ? 10 : w.stride > 1 ? 12 : 6) * work.moved();
@@ -133,8 +135,9 @@ inline double pointwise_cost(const Conv2dProblem& problem) {
   return work.outputs * cycles + (work.g.channels_last ? 2 : 6) * work.moved();
 }
 
-// 36 FMAs for a tile of all outputs that read the same 6x6 pixels, at 75 % of the peak, and the transforms: about 250
-// cycles a tile and vector of channels, and several hundred a vector of the weight, most in grad_weight, whose sums are
+// 36 FMAs for a tile of all outputs that read the same 6x6 pixels, at 54 to 65 % of the peak, since what they read
+// comes from beyond the first cache; and the transforms: about 320 cycles a tile and vector of channels, more where
+// those are phases of pixels far apart, and several hundred a vector of the weight, most in grad_weight, whose sums are
 // kept in memory.
 inline double winograd_cost(const Conv2dProblem& problem) {
   const Conv2dWork work(problem);
@@ -142,17 +145,30 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   constexpr double kLeastMultiplications = 1 << 24;
   const bool worthwhile = work.outputs * work.taps * work.sources * work.targets >= kLeastMultiplications;
   if (!winograd_allowed() || !worthwhile) return std::numeric_limits<double>::infinity();
-  const Axis &h = work.g.h, &w = work.g.w;
+  const Conv2dGeometry& g = work.g;
   const bool transposed = problem.pass == Conv2dPass::grad_input;
-  const int64_t outputs = 7 - h.kernel;
-  const double tiles = work.images * static_cast<double>(
-                                         ceil_div(transposed ? h.input : h.output, outputs) *
-                                         ceil_div(transposed ? w.input : w.output, outputs));
-  const double multiplied =
-      tiles * 36 * work.vectors(work.sources) * work.lanes * work.vectors(work.targets, 2) / 2 / 0.75;
-  const double transformed = 250 * tiles * (work.vectors(work.sources) + work.vectors(work.targets, 2));
-  const double weights = by_pass(problem, 600, 850, 1700) * work.weights();
-  return multiplied + transformed + weights;
+  const int64_t outputs = kWinogradPoints + 1 - winograd_taps(g);
+  const auto tiles_of = [&](const Axis& axis) {
+    const int64_t before = floor_div(axis.pad_lower, axis.stride);
+    return ceil_div(transposed ? ceil_div(axis.input + axis.pad_lower, axis.stride) - before : axis.output, outputs);
+  };
+  const double tiles = work.images * static_cast<double>(tiles_of(g.h) * tiles_of(g.w));
+  // Phases of the input are channels; a vector holds as many as fit.
+  const double phases = static_cast<double>(g.h.stride * g.w.stride);
+  const auto vectors = [&](double channels, double phases) {
+    return channels > work.lanes ? work.vectors(channels) * phases
+                                 : std::ceil(phases / std::floor(work.lanes / channels));
+  };
+  const double source_vectors = vectors(work.sources, transposed ? 1 : phases);
+  const double target_vectors = vectors(work.targets, transposed ? phases : 1);
+  const double weights = (transposed ? 1 : phases) * work.sources * target_vectors;
+  const double multiplied = tiles * 36 * weights / 2 / by_pass(problem, 0.58, 0.65, 0.54);
+  const double strided =
+      phases > 1 ? by_pass(problem, 300, 150, 250) * (transposed ? target_vectors : source_vectors) : 0;
+  const double pixels = static_cast<double>(outputs * outputs);
+  const double transformed = tiles * (320 * source_vectors + (200 + 10 * pixels) * target_vectors + strided);
+  const double groups = static_cast<double>(g.groups);
+  return multiplied + transformed + by_pass(problem, 400, 650, 1600) * groups * weights;
 }
 
 }  // namespace convops

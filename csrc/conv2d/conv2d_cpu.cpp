@@ -64,11 +64,9 @@ std::span<const Conv2dAlgorithm> conv2d_cpu_algorithms() {
       {"winograd",
        [](const Conv2dProblem& problem) {
          const Conv2dGeometry& g = problem.geometry;
-         const auto fits = [&](const Axis& axis) {
-           return axis.kernel == g.h.kernel && axis.stride == 1 && axis.dilation == 1;
-         };
-         return is_contraction(problem.pass) && problem.dtype == DType::float32 &&
-                (g.h.kernel == 3 || g.h.kernel == 5) && fits(g.h) && fits(g.w) && g.C > 0;
+         const int64_t taps = winograd_taps(g);
+         return is_contraction(problem.pass) && problem.dtype == DType::float32 && g.h.dilation == 1 &&
+                g.w.dilation == 1 && taps > 1 && taps < kWinogradPoints && g.C > 0;
        },
        nullptr, conv2d_winograd, winograd_cost},
       {"reduction", [](const Conv2dProblem& problem) { return problem.pass == Conv2dPass::grad_bias; }, nullptr,

@@ -119,13 +119,20 @@ inline int64_t multiplications(const Conv2dGeometry& g) {
   return count < 1e18 ? static_cast<int64_t>(count) : int64_t(1e18);
 }
 
+// Winograd's algorithm (winograd.h) evaluates a tile at so many points along each axis. A stride makes a convolution
+// one over phases of the image, every stride-th pixel each, through so many taps, of one axis at least.
+constexpr int kWinogradPoints = 6;
+inline int64_t winograd_taps(const Conv2dGeometry& g) {
+  return std::max(ceil_div(g.h.kernel, g.h.stride), ceil_div(g.w.kernel, g.w.stride));
+}
+
 struct Correlation {
   CorrelationAxis h, w;
   int64_t N, groups;
   int64_t source_channels, target_channels;  // per group
   bool channels_last;
   // Strides of the weight, in elements, along source channel, target channel, row and column of the kernel.
-  int64_t weight_source, weight_target, weight_row, weight_column, weight_group;
+  int64_t weight_source = 0, weight_target = 0, weight_row = 0, weight_column = 0, weight_group = 0;
 };
 
 // A 1x1 convolution without padding and strides reads an image as one long row.

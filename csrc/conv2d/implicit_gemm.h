@@ -26,28 +26,40 @@ constexpr int64_t kWeightBytes = 20 << 10, kPixelsTogether = 512;
 // by 1.4e-6).
 constexpr int64_t kProductsTogether = 1500;
 
-// Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
+// Where neighbouring columns and channels of an image are.
+struct ImageSteps {
+  int64_t column, channel;
+};
+
+// Writes `columns` vectors, kBlock apart, of which `channels` lanes count, to a row of an image.
 template <typename scalar_t>
-void write_row(
-    const Compute<scalar_t>* buffer, int64_t columns, int64_t targets, bool channels_last, int64_t pixel, int64_t plane,
-    scalar_t* to) {
+void write_vectors(const Compute<scalar_t>* buffer, int64_t columns, int64_t channels, ImageSteps steps, scalar_t* to) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;
-  for (int64_t half = 0; half < targets; half += lanes) {
-    const int64_t channels = std::min<int64_t>(lanes, targets - half);
-    if (channels_last) {
-      for (int64_t w = 0; w < columns; ++w) {
-        store_partial(to + w * pixel + half, load(buffer + w * kBlock<acc_t> + half), channels);
-      }
-    } else {
-      for (int64_t w = 0; w < columns; w += lanes) {
-        const int64_t width = std::min<int64_t>(lanes, columns - w);
-        transpose_tile(
-            buffer + w * kBlock<acc_t> + half, kBlock<acc_t>, width, channels,
-            [&](int64_t j, Vector<acc_t> values) { store_partial(to + (half + j) * plane + w, values, width); });
-      }
-    }
+  if (steps.channel == 1) {
+    for (int64_t w = 0; w < columns; ++w)
+      store_partial(to + w * steps.column, load(buffer + w * kBlock<acc_t>), channels);
+    return;
   }
+  for (int64_t w = 0; w < columns; w += lanes) {
+    const int64_t width = std::min<int64_t>(lanes, columns - w);
+    transpose_tile(buffer + w * kBlock<acc_t>, kBlock<acc_t>, width, channels, [&](int64_t j, Vector<acc_t> values) {
+      scalar_t* const row = to + j * steps.channel + w * steps.column;
+      if (steps.column == 1) {
+        store_partial(row, values, width);
+      } else {
+        for (int64_t i = 0; i < width; ++i) row[i * steps.column] = narrow<scalar_t>(values[i]);
+      }
+    });
+  }
+}
+
+// Writes one row of targets: buffer holds [column][kBlock] for `columns` columns, of which `targets` channels count.
+template <typename scalar_t>
+void write_row(const Compute<scalar_t>* buffer, int64_t columns, int64_t targets, ImageSteps steps, scalar_t* to) {
+  constexpr int64_t lanes = kLanes<Compute<scalar_t>>;
+  for (int64_t half = 0; half < targets; half += lanes)
+    write_vectors(buffer + half, columns, std::min(lanes, targets - half), steps, to + half * steps.channel);
 }
 
 // How a correlation reads its source. Cut: the columns of zeros outside an image are left out, not multiplied. In
@@ -345,11 +357,12 @@ class TileProduct {
       }
     }
     if (direct) return;
+    const ImageSteps steps = c_.channels_last ? ImageSteps{pixel, 1} : ImageSteps{1, plane};
     for (const Band& band : row_phase.bands) {
       for (int64_t i = std::max(rows.begin, band.row); i < std::min(rows.end, band.row + band.count); ++i) {
         for (int64_t n = 0; n < images_.size(); ++n) {
           write_row(
-              sums + (i - rows.begin) * row_sums + n * image_sums, width_, targets, c_.channels_last, pixel, plane,
+              sums + (i - rows.begin) * row_sums + n * image_sums, width_, targets, steps,
               target + n * pixel * plane + (band.target + (i - band.row) * c_.h.target_step) * target_row);
         }
       }
@@ -499,7 +512,7 @@ void pack_gradient(
 // Writes a panel of accumulated gradients back in the weight's own order.
 template <typename scalar_t>
 void unpack_weight(
-    const Compute<scalar_t>* panel, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, int64_t target,
+    const Compute<scalar_t>* panel, const Correlation& c, const PanelOffsets& layout, int64_t target,
     scalar_t* weight) {
   using acc_t = Compute<scalar_t>;
   constexpr int lanes = kLanes<acc_t>;

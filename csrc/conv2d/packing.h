@@ -37,9 +37,9 @@ struct ColumnRun {
   int64_t slot, order, taps;
 };
 
-// The packed columns of the targets at base positions [begin, begin + count), and after them `surplus` slots of zeros.
+// The packed columns of the targets at base positions [begin, begin + count), and after them zeros up to so many slots.
 struct TileColumns {
-  TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count, int64_t surplus = 0)
+  TileColumns(const CorrelationAxis& axis, int64_t begin, int64_t count, int64_t least_slots = 0)
       : begin(begin), count(count), source_step(axis.source_step), step(axis.by_remainder ? 1 : axis.source_step) {
     // Stretches of neighbouring columns of one remainder. Taps so far apart that their stretches do not meet, as with
     // a large dilation, get stretches of their own, so that nothing unread is packed in between.
@@ -93,7 +93,7 @@ struct TileColumns {
         }
       }
     }
-    for (int64_t i = 0; i < surplus; ++i) outside.push_back({slots++, -1});
+    while (slots < least_slots) outside.push_back({slots++, -1});
     in_order = modulus == 1 && stretches.size() == 1;
     for (const auto& phase : axis.phases) {
       std::vector<int64_t> phase_slots;
@@ -365,16 +365,22 @@ void pack_source(
   }
 }
 
-// Offsets of a weight element into its panel: of its source channel, and of its tap (-1: no target reads through it).
+// Offsets of a weight element into its panel: of its source channel, and of its tap (-1: not in this panel).
+struct PanelOffsets {
+  std::vector<int64_t> of_channel, of_tap;
+  int64_t pitch;  // between panels that are written side by side
+};
+
+// Panels of all taps that some target reads through.
 template <typename T>
-struct PanelLayout {
+struct PanelLayout : PanelOffsets {
   PanelLayout(const Correlation& c, const ChannelBlocks& blocks)
       : row_taps(tap_count(c.h)),
         column_taps(tap_count(c.w)),
         block(blocks.width * row_taps * column_taps * kBlock<T>),
-        size(blocks.count * block),
-        pitch(size + kLanes<T>),
-        of_tap(c.h.kernel * c.w.kernel, -1) {
+        size(blocks.count * block) {
+    pitch = size + kLanes<T>;  // powers of two apart, panels would crowd one cache set
+    of_tap.assign(c.h.kernel * c.w.kernel, -1);
     for (int64_t i = 0; i < blocks.channels; ++i) {
       of_channel.push_back(i / blocks.width * block + i % blocks.width * kBlock<T>);
     }
@@ -391,8 +397,6 @@ struct PanelLayout {
 
   int64_t row_taps, column_taps;
   int64_t block, size;  // of a block of source channels, of a panel
-  int64_t pitch;  // between panels that are written side by side: powers of two apart, they would crowd one cache set
-  std::vector<int64_t> of_channel, of_tap;
 };
 
 struct ChannelRange {
@@ -459,7 +463,7 @@ CONVOPS_INLINE void read_weight(
 // on. Padding channels of a panel are left alone.
 template <typename scalar_t>
 void pack_weight(
-    const scalar_t* weight, const Correlation& c, const PanelLayout<Compute<scalar_t>>& layout, ChannelRange sources,
+    const scalar_t* weight, const Correlation& c, const PanelOffsets& layout, ChannelRange sources,
     ChannelRange targets, Compute<scalar_t>* panels) {
   using acc_t = Compute<scalar_t>;
   const int64_t* of_channel = layout.of_channel.data();
@@ -468,8 +472,10 @@ void pack_weight(
       weight, c, sources, targets,
       [&](int64_t target, int64_t channel, int64_t tap, Vector<acc_t> values) CONVOPS_INLINE_LAMBDA {
         const int64_t place = target - targets.begin, panel = place / kBlock<acc_t>;
-        if (of_tap[tap] >= 0)
-          store(panels + panel * layout.pitch + place % kBlock<acc_t> + of_channel[channel] + of_tap[tap], values);
+        if (of_tap[tap] < 0) return;
+        store_partial(
+            panels + panel * layout.pitch + place % kBlock<acc_t> + of_channel[channel] + of_tap[tap], values,
+            targets.end - target);
       });
 }
 

@@ -6,7 +6,7 @@
 // infinity
 //
 //   y = A^T [(G g) . (B^T d)]        6 multiplications (.) where the definition takes m r; in two dimensions 36 for
-//                                    m^2 r^2: 144 for 3 taps, 100 for 5
+//                                    m^2 r^2: 144 for 3 taps or 4, 100 for 2 or 5
 //
 //        | 1 -3/2  -2   3/2  1  0 |       |    1     0     0  |
 //        | 0  -1   1/2  5/2  1  0 |       |   1/3   1/3   1/3 |         | 1  1  1  1   1  0 |
@@ -27,12 +27,12 @@
 #pragma once
 
 #include "../common/simd.h"
+#include "correlation.h"
 
 namespace convops {
 namespace CONVOPS_ISA {
 
-// The points that a tile is evaluated at along one axis, and the outputs that it has with so many taps.
-constexpr int kWinogradPoints = 6;
+// The outputs of a tile along one axis.
 template <int kTaps>
 constexpr int kWinogradOutputs = kWinogradPoints + 1 - kTaps;
 
