@@ -368,7 +368,7 @@ void pack_source(
 // Offsets of a weight element into its panel: of its source channel, and of its tap (-1: not in this panel).
 struct PanelOffsets {
   std::vector<int64_t> of_channel, of_tap;
-  int64_t pitch;  // between panels that are written side by side
+  int64_t pitch = 0;  // between panels that are written side by side
 };
 
 // Panels of all taps that some target reads through.
