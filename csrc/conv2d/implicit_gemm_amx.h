@@ -485,8 +485,8 @@ inline void pack_planes(
   }
 }
 
-// As in implicit_gemm.h, slices of the sum are cut by the geometry alone and added in order. A tile of the accumulators
-// is 32 (column tap, channel) x 32 targets of one row tap.
+// As in implicit_gemm_grad_weight.h, slices of the sum are cut by the geometry alone and added in order. A tile of the
+// accumulators is 32 (column tap, channel) x 32 targets of one row tap.
 inline void grad_weight_tiles(
     const Conv2dGeometry& problem_geometry, const bfloat16* input, const bfloat16* grad_output, bfloat16* weight) {
   constexpr int64_t block = kTileBlock;

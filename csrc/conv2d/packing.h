@@ -163,6 +163,14 @@ constexpr bool crowds_cache(int64_t step) {
   return step * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
 }
 
+// Whether the source can be read where it lies, and neighbouring pixels would not crowd one set of the first cache.
+template <typename scalar_t>
+bool lies_as_packed(const Correlation& c) {
+  const auto as_it_is = [](const CorrelationAxis& axis) { return axis.border == Border::zeros || axis.inside(); };
+  return std::is_same_v<scalar_t, Compute<scalar_t>> && c.channels_last && as_it_is(c.h) && as_it_is(c.w) &&
+         !crowds_cache<scalar_t>(c.w.source_step * c.groups * c.source_channels);
+}
+
 // A packed tile leaves room in a 1 MB L2 cache for a weight panel.
 constexpr int64_t kTileBytes = 384 << 10;
 

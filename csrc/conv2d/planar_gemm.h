@@ -480,7 +480,7 @@ MultiplyRows<T> multiply_rows_instance(int64_t filters, int64_t steps) {
   })(steps);
 }
 
-// As in implicit_gemm.h, slices of the sum are fixed by the geometry and added in order.
+// As in implicit_gemm_grad_weight.h, slices of the sum are fixed by the geometry and added in order.
 template <typename scalar_t>
 void planes_grad_weight(
     const Correlation& c, int64_t work, const scalar_t* input, const scalar_t* grad_output, scalar_t* weight) {

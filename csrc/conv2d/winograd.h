@@ -24,7 +24,7 @@
 #include <atomic>
 #include <bit>
 
-#include "implicit_gemm.h"
+#include "unpacking.h"
 #include "winograd_tiles.h"
 
 namespace convops {
