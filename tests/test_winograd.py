@@ -185,3 +185,42 @@ def test_other_kernels_steps_and_dtypes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=refused):
             bad()
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last", "strided"))
+@pytest.mark.parametrize("kernel, stride", [(2, 1), (3, 1), (4, 1), (5, 1), (3, 2), (5, 2), (7, 2), (11, 4)])
+def test_derivatives_of_every_kind(kernel: int, stride: int, layout: str) -> None:
+    """Gradients, their gradients, and forward mode: float32 only, so against float64 instead of by finite steps."""
+    x, w = torch.randn(2, 5, 24, 21), torch.randn(8, 5, kernel, kernel)
+    dx, dw = torch.randn_like(x), torch.randn_like(w)
+    if layout == "channels_last":
+        x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
+    elif layout == "strided":
+        x, w = x.repeat_interleave(2, 3)[..., ::2], w.transpose(0, 1).contiguous().transpose(0, 1)
+    assert layout != "strided" or not x.is_contiguous()
+    results = []
+    for algorithm, dtype in (("winograd", torch.float32), ("implicit_gemm", torch.float64)):
+        image, weight, image_tangent, weight_tangent = (t.to(dtype) for t in (x, w, dx, dw))
+
+        def convolve(image: torch.Tensor, weight: torch.Tensor, algorithm: str = algorithm) -> torch.Tensor:
+            return torch_convops.conv2d(image, weight, None, stride, kernel // 2, algorithm=algorithm)
+
+        y, tangent = torch.func.jvp(convolve, (image, weight), (image_tangent, weight_tangent))
+        leaves = image.detach().requires_grad_(), weight.detach().requires_grad_()
+        gradients = torch.autograd.grad(convolve(*leaves).square().sum() / 2, leaves, create_graph=True)
+        inner = (gradients[0] * image_tangent).sum() + (gradients[1] * weight_tangent).sum()
+        results.append((y, tangent, *gradients, *torch.autograd.grad(inner, leaves)))
+    for ours, exact in zip(*results, strict=True):
+        assert relative_error(ours, exact) <= 4 * MOST_ERROR  # what is differentiated has been rounded, too
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_operators_are_registered_for_it(layout: torch.memory_format) -> None:
+    x = torch.randn(1, 3, 15, 14).to(memory_format=layout).requires_grad_()
+    w = torch.randn(4, 3, 7, 7, requires_grad=True)
+    operators = torch.ops.torch_convops
+    options = {"stride": [2, 2], "padding": [3, 3], "algorithm": "winograd"}
+    y = operators.conv2d(x, w, None, **options).detach()
+    torch.library.opcheck(operators.conv2d.default, (x, w, None), options)
+    torch.library.opcheck(operators.conv2d_grad_input.default, (y, w, [15, 14]), options)
+    torch.library.opcheck(operators.conv2d_grad_weight.default, (y, x, [7, 7]), options)
