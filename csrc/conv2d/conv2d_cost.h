@@ -149,8 +149,8 @@ inline double winograd_cost(const Conv2dProblem& problem) {
   const bool transposed = problem.pass == Conv2dPass::grad_input;
   const int64_t outputs = kWinogradPoints + 1 - winograd_taps(g);
   const auto tiles_of = [&](const Axis& axis) {
-    const int64_t before = floor_div(axis.pad_lower, axis.stride);
-    return ceil_div(transposed ? ceil_div(axis.input + axis.pad_lower, axis.stride) - before : axis.output, outputs);
+    const PhasePositions positions(axis);
+    return ceil_div(transposed ? positions.end - positions.begin : axis.output, outputs);
   };
   const double tiles = work.images * static_cast<double>(tiles_of(g.h) * tiles_of(g.w));
   // Phases of the input are channels; a vector holds as many as fit.

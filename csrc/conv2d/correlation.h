@@ -126,6 +126,15 @@ inline int64_t winograd_taps(const Conv2dGeometry& g) {
   return std::max(ceil_div(g.h.kernel, g.h.stride), ceil_div(g.w.kernel, g.w.stride));
 }
 
+// Where a pass that writes the input meets its phases: phase f of position i is pixel i * stride + f - pad, and the
+// pixels of an image are those of positions [begin, end).
+struct PhasePositions {
+  explicit PhasePositions(const Axis& axis)
+      : begin(floor_div(axis.pad_lower, axis.stride)),
+        end(floor_div(axis.input - 1 + axis.pad_lower, axis.stride) + 1) {}
+  int64_t begin, end;
+};
+
 struct Correlation {
   CorrelationAxis h, w;
   int64_t N, groups;

@@ -45,13 +45,11 @@ struct WinogradAxis {
         transposed(transposed),
         size(axis.output) {
     if (!transposed) return;
-    // Position first + i of the input, whose phases are pixels (first + i) * stride + phase - pad, was read through tap
-    // t of the phase by output first + i - t.
-    const int64_t first = floor_div(axis.pad_lower, stride);
-    const int64_t positions = floor_div(axis.input - 1 + axis.pad_lower, stride) - first + 1;
-    read = TileAxis(1, taps, axis.output, positions, first - taps + 1, Border::zeros);
+    // Position i was read through tap t of a phase by output i - t.
+    const PhasePositions positions(axis);
+    read = TileAxis(1, taps, axis.output, positions.end - positions.begin, positions.begin - taps + 1, Border::zeros);
     write_step = stride;
-    write_offset = first * stride - axis.pad_lower;
+    write_offset = positions.begin * stride - axis.pad_lower;
     size = axis.input;
   }
 
@@ -120,7 +118,10 @@ class WinogradPass {
   const PanelOffsets& offsets() const { return offsets_.front(); }
 
   void pack(const float* weight, int64_t group, int64_t k, float* panel) const {
-    std::fill_n(panel, panel_size, 0.0f);
+    // Taps that some phase lacks, channels and targets that fill up a vector.
+    const bool gaps =
+        offsets_.size() > 1 || c.h.kernel * c.w.kernel * c.source_channels != h.taps * w.taps * channels.padded();
+    if (gaps) std::fill_n(panel, panel_size, 0.0f);
     const float* group_weight = weight + group * c.weight_group;
     const ChannelRange sources{0, c.source_channels};
     if (offsets_.size() == 1)
