@@ -118,14 +118,14 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
 class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
     """:class:`torch.nn.LazyConv2d`: a :class:`Conv2d` that learns ``in_channels`` from its first input."""
 
-    cls_to_become = Conv2d  # type: ignore[assignment]
+    cls_to_become = Conv2d
 
 
 class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
     """:class:`torch.nn.LazyConvTranspose2d`: a :class:`ConvTranspose2d` that learns ``in_channels`` from its first
     input."""
 
-    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose2d
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
