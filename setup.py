@@ -5,7 +5,7 @@ Python and every torch >= 2.10. ``ninja`` drives the build, in ``build/``.
 
 Environment:
   TORCH_CONVOPS_CUDA    0 builds without CUDA, 1 fails if nvcc is missing; by default CUDA is built where nvcc is found
-  TORCH_CUDA_ARCH_LIST  CUDA architectures, as for every torch extension; by default "8.0;9.0a;9.0+PTX"
+  TORCH_CUDA_ARCH_LIST  CUDA architectures, as for every torch extension; by default "8.0+PTX;9.0a"
   CXX                   the C++ compiler, by default g++
   MAX_JOBS              compile jobs at once
 """
@@ -29,7 +29,8 @@ ROOT = Path(__file__).parent
 LIBRARY = "libtorch_convops.so"
 # Symbols newer than this are never used: the library runs on this torch and all later ones.
 TORCH_TARGET_VERSION = "0x020a000000000000ULL"
-DEFAULT_CUDA_ARCHS = "8.0;9.0a;9.0+PTX"
+# Not 9.0 beside 9.0a: of two kernels that a GPU can run the driver might take the one without wgmma.
+DEFAULT_CUDA_ARCHS = "8.0+PTX;9.0a"
 
 # Kernel files are compiled once per instruction set. baseline comes first: the linker keeps the first copy of an
 # inline function of the standard library, which must be the one that every processor can run.
@@ -56,12 +57,12 @@ def find_nvcc() -> str | None:
 
 
 def gencode_flags(archs: str) -> list[str]:
-    """nvcc's flags for a list such as ``8.0;9.0a;9.0+PTX`` (PTX lets newer GPUs compile the kernels at load time)."""
+    """nvcc's flags for a list such as ``8.0+PTX;9.0a`` (PTX lets newer GPUs compile the kernels at load time)."""
     flags = []
     for arch in re.split(r"[;,\s]+", archs.strip()):
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if match is None:
-            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {arch!r} is not of the form 8.0, 9.0a or 9.0+PTX")
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {arch!r} is not of the form 8.0, 9.0a or 8.0+PTX")
         number = match[1] + match[2]
         flags.append(f"-gencode arch=compute_{number},code=sm_{number}")
         if match[3]:

@@ -68,12 +68,17 @@ FAULTS = {
     "no_wait": "a wrong result",
     "shared_past_end": "past the dynamic shared memory",
     "too_much_shared": "CUDA error: invalid argument",
+    "no_phase": "a wrong result",
+    "no_product_wait": "a wrong result",
+    "byte_too_many": "barriers that the others never reach",
+    "misplaced_tile": "not on a multiple of the swizzle's 1024 bytes",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(emulation: Path, fault: str) -> None:
-    assert run(emulation / "faults", "none").returncode == 0
+    for sound in ("none", "no_fault"):
+        assert run(emulation / "faults", sound).returncode == 0
     result = run(emulation / "faults", fault)
     assert result.returncode == 1
     assert FAULTS[fault] in result.stderr
@@ -87,6 +92,7 @@ ALGORITHMS = {
     "conv2d": {
         "few_channels": ("forward", "grad_weight"),
         "depthwise": CONTRACTIONS,
+        "implicit_gemm_wgmma": CONTRACTIONS,
         "implicit_gemm_tensor_core": CONTRACTIONS,
         "implicit_gemm": CONTRACTIONS,
         "reduction": ("grad_bias",),
@@ -101,6 +107,7 @@ ALGORITHMS = {
 RUNS = [
     ("conv2d", 150, None),
     ("conv2d", 2500, "depthwise"),
+    ("conv2d", 200, "implicit_gemm_wgmma"),
     ("conv2d", 300, "implicit_gemm_tensor_core"),
     ("conv2d", 400, "few_channels"),
     ("max_pool2d", 800, None),

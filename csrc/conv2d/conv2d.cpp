@@ -24,12 +24,14 @@ void check_grad_output(const char* op, const std::array<int64_t, 4>& size, const
 void run(
     const char* op, const Tensor& on, const Conv2dProblem& problem, const Conv2dArguments& arguments,
     const std::string& algorithm) {
+  // First, because what an algorithm supports depends on the device.
+  Launch launch(on);
   const auto& chosen = choose_algorithm(op, CONVOPS_ALGORITHMS_ON(conv2d, on.is_cuda()), problem, algorithm);
   // An empty batch has nothing to write, except gradients that are then zero.
   const bool writes_image =
       problem.pass == Conv2dPass::forward || problem.pass == Conv2dPass::grad_input || problem.pass == Conv2dPass::fold;
   if (problem.geometry.N == 0 && writes_image) return;
-  Launch{on}(chosen, problem, arguments);
+  launch(chosen, problem, arguments);
 }
 
 // The data of a bias, made dense in its place, or null.

@@ -22,6 +22,16 @@ struct Conv2dGemmPointers {
   void* partials;  // (slice, group, row, column) in acc_t, where the plan has several slices
 };
 
+inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& arguments) {
+  switch (pass) {
+    case Conv2dPass::forward:
+      return {arguments.input, arguments.weight, arguments.bias, arguments.output, arguments.workspace};
+    case Conv2dPass::grad_input:
+      return {arguments.output, arguments.weight, arguments.bias, arguments.input, arguments.workspace};
+    default: return {arguments.input, arguments.output, nullptr, arguments.weight, arguments.workspace};
+  }
+}
+
 // Room in shared memory for a struct that has constructors, which shared variables must not.
 template <typename T>
 struct SharedStorage {

@@ -36,23 +36,16 @@ bool launch_gemm(
   return true;
 }
 
-inline Conv2dGemmPointers gemm_pointers(Conv2dPass pass, const Conv2dArguments& arguments) {
-  switch (pass) {
-    case Conv2dPass::forward:
-      return {arguments.input, arguments.weight, arguments.bias, arguments.output, arguments.workspace};
-    case Conv2dPass::grad_input:
-      return {arguments.output, arguments.weight, arguments.bias, arguments.input, arguments.workspace};
-    default: return {arguments.input, arguments.output, nullptr, arguments.weight, arguments.workspace};
-  }
-}
-
 // Engine<scalar_t, columns, gathers> is TensorCoreEngine or SimtEngine; the pairs are the accesses worth a kernel of
 // their own.
 template <template <typename, int, bool> typename Engine, typename scalar_t, typename WidePairs, typename NarrowPairs>
 void run_gemm(const GemmWork& work, const Conv2dArguments& arguments) {
   const Conv2dGemm& gemm = work.gemm;
   Conv2dGemmPointers pointers = gemm_pointers(work.pass, arguments);
-  const PackedOperands packed = pack_operands(work, pointers.a, pointers.b, arguments.workspace, arguments.stream);
+  unsigned char* const workspace = static_cast<unsigned char*>(arguments.workspace);
+  const PackedOperands packed = pack_operands(
+      work.packing, work.element_bytes, pointers.a, pointers.b, workspace + work.a_begin(), workspace + work.b_begin(),
+      arguments.stream);
   pointers.a = packed.a, pointers.b = packed.b;
   const Access a = access_of(gemm.a, pointers.a, sizeof(scalar_t)), b = access_of(gemm.b, pointers.b, sizeof(scalar_t));
   Conv2dGemmPlan plan = work.plan;

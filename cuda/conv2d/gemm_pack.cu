@@ -126,13 +126,12 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 }  // namespace
 
-PackedOperands pack_operands(const GemmWork& work, const void* a, const void* b, void* workspace, void* stream) {
-  unsigned char* const parts = static_cast<unsigned char*>(workspace);
-  const int64_t bytes = work.element_bytes;
-  const PackTasks tasks{
-      {work.packing.a, a, parts + work.a_begin(), bytes}, {work.packing.b, b, parts + work.b_begin(), bytes}};
+PackedOperands pack_operands(
+    const Conv2dPacking& packing, int64_t element_bytes, const void* a, const void* b, void* copy_of_a, void* copy_of_b,
+    void* stream) {
+  const PackTasks tasks{{packing.a, a, copy_of_a, element_bytes}, {packing.b, b, copy_of_b, element_bytes}};
   const auto kernel =
-      bytes == 2 ? conv2d_implicit_gemm_pack_kernel<uint16_t> : conv2d_implicit_gemm_pack_kernel<uint32_t>;
+      element_bytes == 2 ? conv2d_implicit_gemm_pack_kernel<uint16_t> : conv2d_implicit_gemm_pack_kernel<uint32_t>;
   launch("conv2d", kernel, int64_t{tasks.a.tiles} + tasks.b.tiles, kBlockThreads, 0, stream, tasks);
   return {tasks.a.tiles > 0 ? tasks.a.to : a, tasks.b.tiles > 0 ? tasks.b.to : b};
 }

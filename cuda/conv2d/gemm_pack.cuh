@@ -181,6 +181,8 @@ struct PackedOperands {
   const void* a;
   const void* b;
 };
-PackedOperands pack_operands(const GemmWork& work, const void* a, const void* b, void* workspace, void* stream);
+PackedOperands pack_operands(
+    const Conv2dPacking& packing, int64_t element_bytes, const void* a, const void* b, void* copy_of_a, void* copy_of_b,
+    void* stream);
 
 }  // namespace convops

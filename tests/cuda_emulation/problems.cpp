@@ -198,6 +198,14 @@ Conv2dProblem random_conv2d() {
         axes = {{between(250, 300), 300}, {2, 2}, {1, 1}, {dilation, dilation}, {50, dilation / 2, 50, 50}};
         C = between(3, 4), K = between(1, 2);
       }
+    } else if (only == "implicit_gemm_wgmma") {
+      // Lines of 64 channels, whole or not; groups where they are whole.
+      const auto channels = [] {
+        return chance(30) ? between(1, 40) : chance(50) ? 8 * between(1, 20) : 64 * between(1, 4);
+      };
+      groups = chance(20) ? between(2, 3) : 1;
+      C = groups * (chance(50) && groups > 1 ? 64 : channels()),
+      K = groups * (chance(50) && groups > 1 ? 64 : channels());
     } else if (chance(40)) {
       groups = chance(50) ? between(1, 20) : 8 * between(1, 6);
       C = groups, K = groups * (chance(75) ? 1 : between(2, 3));
@@ -207,7 +215,8 @@ Conv2dProblem random_conv2d() {
       C = 8 * between(1, 9), K = chance(20) ? 136 : 8 * between(1, 12);
     }
     const bool channels_last = chance(50);
-    const Border border = chance(75) ? Border::zeros : static_cast<Border>(between(1, 4));
+    const bool wgmma = only == "implicit_gemm_wgmma";
+    const Border border = wgmma || chance(75) ? Border::zeros : static_cast<Border>(between(1, 4));
     const auto pass = static_cast<Conv2dPass>(chance(90) ? below(3) : between(3, 4));
     // Images are written where there are some, a gradient of the weight always.
     const int64_t N = pass == Conv2dPass::grad_weight && chance(5) ? 0 : between(1, 3);
@@ -217,11 +226,11 @@ Conv2dProblem random_conv2d() {
           axes.pads, axes.dilation, groups, border, channels_last, chance(75) == channels_last);
       const double products =
           static_cast<double>(geometry.output_numel()) * C / groups * axes.kernel[0] * axes.kernel[1];
-      if (products > 3e6 || (pass == Conv2dPass::grad_input && border != Border::zeros) ||
+      if (products > (wgmma && chance(20) ? 3e7 : 3e6) || (pass == Conv2dPass::grad_input && border != Border::zeros) ||
           (pass == Conv2dPass::fold && geometry.h.padded() * geometry.w.padded() > 5000)) {
         continue;
       }
-      return {pass, static_cast<DType>(below(4)), geometry, chance(50)};
+      return {pass, static_cast<DType>(wgmma ? between(2, 3) : below(4)), geometry, chance(50)};
     } catch (const std::runtime_error&) {
       // A kernel larger than the padded image, or more padding than its border has to show.
     }
@@ -230,6 +239,7 @@ Conv2dProblem random_conv2d() {
 
 void check_conv2d() {
   const Conv2dProblem problem = random_conv2d();
+  emulation::compute_capability = only == "implicit_gemm_wgmma" || chance(50) ? 9 : 8;
   if (chosen(conv2d_cuda_algorithms(), problem).empty()) return;
   const Conv2dGeometry& g = problem.geometry;
   const bool folds = problem.pass == Conv2dPass::fold;

@@ -31,7 +31,7 @@ namespace emulation {
 void wait_for_block();
 void wait_for_warp();
 // The warp's room for what its lanes exchange next: two take turns, so that one is read while the other is filled.
-constexpr size_t kExchangeBytes = 32;
+constexpr size_t kExchangeBytes = 32;  // a lane
 unsigned char* exchange_room();
 // A fault in a kernel: prints it with the problem under test and ends the process.
 [[noreturn]] void report(const char* fault);
@@ -61,6 +61,15 @@ void run(const Launch& launch);
 
 // Bytes of dynamic shared memory that a kernel was allowed to take.
 size_t& shared_limit(const void* kernel);
+
+// What the GPU is: 8 for sm_80 or 9 for sm_90a. A block of the latter may have more shared memory.
+extern int compute_capability;
+constexpr size_t kMostShared = 227 * 1024;
+inline size_t most_shared() {
+  return compute_capability == 9 ? kMostShared : 163 * 1024;
+}
+// A function of the driver.
+void* driver_function(const char* name);
 
 }  // namespace emulation
 
@@ -117,7 +126,33 @@ enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess };
+enum { cudaEnableDefault };
 using cudaStream_t = struct CUstream_st*;
+
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  attributes->sharedSizeBytes = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  // Devices of each kind, so that nobody remembers one for the other.
+  *device = emulation::compute_capability;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  // Few multiprocessors, so that blocks of a persistent kernel have several tiles.
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : emulation::compute_capability;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDriverEntryPointByVersion(
+    const char* name, void** function, unsigned, unsigned long long, cudaDriverEntryPointQueryResult*) {
+  *function = emulation::driver_function(name);
+  return cudaSuccess;
+}
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -146,8 +181,7 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
 
 template <typename... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int bytes) {
-  // What a block of sm_80 may have; sm_90 has more.
-  if (bytes > 163 * 1024) return cudaErrorInvalidValue;
+  if (static_cast<size_t>(bytes) > emulation::most_shared()) return cudaErrorInvalidValue;
   emulation::shared_limit(reinterpret_cast<const void*>(kernel)) = static_cast<size_t>(bytes);
   return cudaSuccess;
 }

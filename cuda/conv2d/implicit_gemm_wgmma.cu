@@ -1,0 +1,66 @@
+// The implicit matrix product on Hopper GPUs: what it takes, and where each dtype's kernels are.
+#include <array>
+#include <atomic>
+
+#include "conv2d.cuh"
+#include "wgmma_kernel.cuh"
+
+namespace convops {
+
+namespace {
+
+// Whether the current device has the instructions, and the library their kernels: other architectures' are empty, which
+// shows in that they have no barriers in shared memory.
+bool device_has_wgmma() {
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  constexpr int kKnownDevices = 64;
+  enum Answer { kUnknown, kYes, kNo };
+  static std::array<std::atomic<Answer>, kKnownDevices> known;
+  if (device < kKnownDevices && known[device] != kUnknown) return known[device] == kYes;
+  int major = 0;
+  cudaFuncAttributes attributes{};
+  const auto kernel = conv2d_implicit_gemm_wgmma_kernel<WgmmaKernel<__nv_bfloat16, Conv2dPass::forward, 1, 128>>;
+  const bool has = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                   major == 9 &&
+                   cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)) == cudaSuccess &&
+                   attributes.sharedSizeBytes > 0;
+  if (device < kKnownDevices) known[device] = has ? kYes : kNo;
+  return has;
+}
+
+}  // namespace
+
+bool implicit_gemm_wgmma_supports(const Conv2dProblem& problem) {
+  return plan_wgmma(problem).takes && device_has_wgmma();
+}
+
+int64_t implicit_gemm_wgmma_workspace(const Conv2dProblem& problem) {
+  return std::max(plan_wgmma(problem).workspace(), implicit_gemm_tensor_core_workspace(problem));
+}
+
+// Nothing beside the product by mma.sync where that is better: where lines of few channels or few tiles leave most of
+// the GPU idle. It reaches about half of the rate that the plan is made with.
+double implicit_gemm_wgmma_cost(const Conv2dProblem& problem) {
+  const Conv2dGeometry& g = problem.geometry;
+  const double flops = 2.0 * static_cast<double>(g.output_numel()) *
+                       static_cast<double>(g.channels_per_group() * g.h.kernel * g.w.kernel);
+  constexpr double kFlopsPerUs = 330e6, kLaunchUs = 3;
+  return plan_wgmma(problem).microseconds <= kLaunchUs + flops / kFlopsPerUs ? 0 : 1;
+}
+
+void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
+  // TMA reads from multiples of 16 bytes on only, which a tensor that is part of another need not lie at.
+  const WgmmaPlan plan = plan_wgmma(problem);
+  const Conv2dGemmPointers pointers = gemm_pointers(problem.pass, arguments);
+  const bool a_aligned = plan.packing.a.matrices > 0 || is_aligned(pointers.a);
+  const bool b_aligned = plan.packing.b.matrices > 0 || is_aligned(pointers.b);
+  if (!a_aligned || !b_aligned) return implicit_gemm_tensor_core_run(problem, arguments);
+  if (problem.dtype == DType::bfloat16) {
+    implicit_gemm_wgmma_bfloat16(problem, arguments);
+  } else {
+    implicit_gemm_wgmma_float16(problem, arguments);
+  }
+}
+
+}  // namespace convops

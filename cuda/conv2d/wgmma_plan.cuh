@@ -1,0 +1,231 @@
+// The implicit matrix product of Hopper GPUs: which problems it takes, their tiles and their tensor maps.
+//
+//   pass         rows (filters, or channels)   columns               reduction
+//   forward      k                             (n, p, q) of output   (r, s, c)  weight: [k][c]    windows of the input
+//   grad_input   c                             (n, h, w) of input    (r, s, k)  weight: [k][c]    windows of the output
+//   grad_weight  k                             (r, s, c) of weight   (n, p, q)  output: [pixel][k] windows of the input
+//
+// Operands come by TMA as lines of 64 elements of what lies side by side in memory: channels or filters. A step is 64
+// of the reduction. Tap (r, s) of 192 windows is one copy (im2col): padding, strides and the ends of rows and images
+// are the hardware's business. The reduction runs along the lines, but in grad_input across those of the weight, and in
+// grad_weight across all lines; wgmma takes either.
+//
+// What is not channels_last, or not in whole 16-byte runs, is copied first, as for the product by mma.sync
+// (gemm_pack.cuh).
+#pragma once
+
+#include <limits>
+
+#include "../common/tensor_map.cuh"
+#include "gemm_pack.cuh"
+
+namespace convops {
+
+// 64 x row_blocks rows and `columns` columns.
+struct WgmmaTile {
+  int row_blocks, columns;
+
+  constexpr int rows() const { return 64 * row_blocks; }
+  constexpr int step_bytes() const { return (rows() + columns) * kLineBytes; }
+};
+// What kernels there are. 2 x 192 columns are 192 sums a thread; more would not fit the registers.
+constexpr std::array<WgmmaTile, 4> kWgmmaTiles{{{2, 192}, {2, 128}, {1, 256}, {1, 128}}};
+
+// One axis of the windows as the kernel walks it.
+struct WgmmaAxis {
+  int first, stride, count;       // of window starts, in pixels
+  int offset_step, taps;          // from a tap to the next, in pixels of the window
+  int weight_first, weight_step;  // of the taps' numbers in the weight
+
+  WindowStarts starts(int64_t pixels) const { return {pixels, first, count, stride}; }
+};
+
+// The windows of the forward pass and of grad_weight.
+inline WgmmaAxis wgmma_axis(const Axis& axis) {
+  return {
+      static_cast<int>(-axis.pad_lower),
+      static_cast<int>(axis.stride),
+      static_cast<int>(axis.output),
+      static_cast<int>(axis.dilation),
+      static_cast<int>(axis.kernel),
+      0,
+      1};
+}
+// Those of one residue of grad_input, over the output. Its taps step back; here they are counted from the last.
+inline WgmmaAxis wgmma_axis(const TransposedAxis& axis, const TransposedAxis::Residue& residue) {
+  const int64_t last = residue.taps > 0 ? residue.taps - 1 : 0;
+  return {
+      static_cast<int>(residue.first_output - last * axis.output_step),
+      1,
+      static_cast<int>(residue.pixels),
+      static_cast<int>(axis.output_step),
+      static_cast<int>(residue.taps),
+      static_cast<int>(residue.first_tap + last * axis.tap_step),
+      static_cast<int>(-axis.tap_step)};
+}
+
+// A residue of grad_input, or all of another pass.
+struct WgmmaPart {
+  WgmmaAxis h, w;
+  int64_t d_origin;  // of the first pixel written, in elements
+
+  int64_t taps() const { return int64_t{h.taps} * w.taps; }
+};
+
+struct WgmmaPlan {
+  Conv2dPass pass;
+  Conv2dPacking packing;
+  bool takes;  // whether the kernels do it
+  int64_t groups;
+  int64_t rows, columns;  // of a group; columns of the largest part
+  int64_t chunks;         // lines that a group's channels take: of the reduction, or of the columns (grad_weight)
+  int64_t steps;          // of the reduction, in the part that has most
+  int64_t parts;
+  WgmmaTile tile;
+  int64_t row_tiles, column_tiles;
+  int64_t slices, slice_steps;
+  double microseconds;  // about, on an H100, without copies
+
+  WgmmaPart part(const Conv2dProblem& problem, int64_t i) const;
+  int64_t tiles() const { return row_tiles * column_tiles * groups * slices; }
+  int64_t partials() const { return slices == 1 ? 0 : slices * groups * rows * columns; }
+
+  static int64_t section(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
+  int64_t a_begin() const { return section(partials() * 4); }
+  int64_t b_begin() const { return a_begin() + section(packing.a.numel() * 2); }
+  int64_t workspace() const { return b_begin() + section(packing.b.numel() * 2); }
+};
+
+inline WgmmaPart WgmmaPlan::part(const Conv2dProblem& problem, int64_t i) const {
+  const Axis h = without_unused_steps(problem.geometry.h), w = without_unused_steps(problem.geometry.w);
+  if (problem.pass != Conv2dPass::grad_input) return {wgmma_axis(h), wgmma_axis(w), 0};
+  const TransposedAxis rows(h), across(w);
+  const int64_t r = i / across.residues(), s = i % across.residues();
+  const ImageSteps<int64_t>& d = packing.layouts.input.steps;
+  return {wgmma_axis(rows, rows.residue(r)), wgmma_axis(across, across.residue(s)), r * d.h + s * d.w};
+}
+
+// How long a wave of tiles takes a step, in microseconds: at what measured kernels of this kind reached on an H100, 690
+// Tflop/s of bfloat16, or reading the operands at 8.5 TB/s.
+inline double wgmma_step_time(const WgmmaTile& tile) {
+  constexpr double kSMs = 132, kFlopsPerUs = 690e6, kBytesPerUs = 8.5e6;
+  const double flops = 2.0 * tile.rows() * tile.columns * kLineElements;
+  return kSMs * std::max(flops / kFlopsPerUs, tile.step_bytes() / kBytesPerUs);
+}
+
+// Sets the tile and the slices that take least. Only grad_weight's reduction, over pixels, is cut into slices.
+inline void plan_wgmma_tiles(WgmmaPlan& plan, int64_t taps) {
+  constexpr int64_t kSMs = 132;
+  // Filling the pipeline and writing the tile, as far as no other tile's products hide it.
+  constexpr int64_t kOverheadSteps = 6;
+  constexpr double kLaunchUs = 3, kReductionBytesPerUs = 2.5e6;
+  plan.microseconds = std::numeric_limits<double>::infinity();
+  for (const WgmmaTile& tile : kWgmmaTiles) {
+    const bool sliced = plan.pass == Conv2dPass::grad_weight;
+    const int64_t row_tiles = ceil_div(plan.rows, int64_t{tile.rows()});
+    const int64_t column_tiles = sliced ? ceil_div(taps * plan.chunks, int64_t{tile.columns / kLineElements})
+                                        : ceil_div(plan.columns, int64_t{tile.columns});
+    const int64_t tiles = row_tiles * column_tiles * plan.groups;
+    const int64_t most = sliced ? plan.steps / kOverheadSteps : 1;
+    // As many as fill the GPU once or twice.
+    for (const int64_t filling : {int64_t{1}, kSMs / tiles, 2 * kSMs / tiles}) {
+      const int64_t wanted = std::clamp<int64_t>(filling, 1, std::max<int64_t>(most, 1));
+      const int64_t slice_steps = std::max<int64_t>(ceil_div(plan.steps, wanted), 1);
+      const int64_t slices = std::max<int64_t>(ceil_div(plan.steps, slice_steps), 1);
+      const double waves = static_cast<double>(ceil_div(tiles * slices * plan.parts, kSMs));
+      double time = kLaunchUs + waves * static_cast<double>(slice_steps + kOverheadSteps) * wgmma_step_time(tile);
+      if (slices > 1) {
+        const double bytes = 8.0 * static_cast<double>(slices * plan.groups * plan.rows * plan.columns);
+        time += kLaunchUs + bytes / kReductionBytesPerUs;
+      }
+      if (time >= plan.microseconds) continue;
+      plan.microseconds = time;
+      plan.tile = tile;
+      plan.row_tiles = row_tiles, plan.column_tiles = column_tiles;
+      plan.slices = slices, plan.slice_steps = slice_steps;
+    }
+  }
+}
+
+// Like the other plans it depends on the geometry alone.
+inline WgmmaPlan plan_wgmma(const Conv2dProblem& problem) {
+  const Conv2dGeometry& g = problem.geometry;
+  WgmmaPlan plan{};
+  plan.pass = problem.pass;
+  plan.packing = {layouts_of(g), {}, {}};
+  const bool half = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16;
+  if (!half || !is_contraction(problem.pass) || g.border() != Border::zeros || !conv2d_gemm_fits(g) || g.N == 0 ||
+      g.C == 0) {
+    return plan;
+  }
+
+  // TMA reads what has neighbouring channels and else only whole 16-byte runs.
+  const auto in_place = [](const Conv2dLayouts::Tensor& image) {
+    const ImageSteps<int64_t>& steps = image.steps;
+    return steps.c == 1 && steps.n % 8 == 0 && steps.h % 8 == 0 && steps.w % 8 == 0 && image.group_step % 8 == 0;
+  };
+  const Conv2dLayouts& lies = plan.packing.layouts;
+  const bool input = in_place(lies.input), output = in_place(lies.output);
+  const ImageSteps<int64_t>& weight = lies.weight.steps;
+  PackingChoice choice;
+  switch (problem.pass) {
+    case Conv2dPass::forward: choice.image = !input; break;
+    case Conv2dPass::grad_input: choice.image = !output; break;
+    default: choice.image = !input, choice.other_image = !output; break;
+  }
+  if (problem.pass != Conv2dPass::grad_weight && !(weight.c == 1 && plan.packing.layouts.C % 8 == 0)) {
+    choice.weight = WeightPacking::by_channels;
+  }
+  plan.packing = make_packing(problem, choice);
+  if (plan.packing.tiles(2) > INT32_MAX) return plan;
+
+  const Conv2dLayouts& layouts = plan.packing.layouts;
+  const int64_t C = g.channels_per_group(), K = g.filters_per_group();
+  const int64_t reduced = problem.pass == Conv2dPass::forward ? layouts.C : layouts.K;
+  plan.groups = g.groups;
+  plan.parts = 1;
+  switch (problem.pass) {
+    case Conv2dPass::forward:
+      plan.rows = K, plan.columns = g.N * g.h.output * g.w.output;
+      plan.chunks = ceil_div(layouts.C, int64_t{kLineElements});
+      break;
+    case Conv2dPass::grad_input:
+      plan.rows = C, plan.columns = 0;
+      plan.chunks = ceil_div(layouts.K, int64_t{kLineElements});
+      plan.parts =
+          TransposedAxis(without_unused_steps(g.h)).residues() * TransposedAxis(without_unused_steps(g.w)).residues();
+      break;
+    default:
+      plan.rows = K, plan.columns = g.h.kernel * g.w.kernel * layouts.C;
+      plan.chunks = ceil_div(layouts.C, int64_t{kLineElements});
+      break;
+  }
+  // A line of the reduction that reaches into the next group would read what is not to meet even a zero.
+  if (problem.pass != Conv2dPass::grad_weight && g.groups > 1 && reduced % kLineElements != 0) return plan;
+  constexpr int64_t kMostParts = 64;
+  if (plan.parts > kMostParts) return plan;
+
+  const bool over_output = problem.pass == Conv2dPass::grad_input;
+  for (int64_t i = 0; i < plan.parts; ++i) {
+    const WgmmaPart part = plan.part(problem, i);
+    if (problem.pass == Conv2dPass::grad_weight) {
+      plan.steps = ceil_div(g.N * part.h.count * part.w.count, int64_t{kLineElements});
+    } else {
+      plan.steps = std::max(plan.steps, part.taps() * plan.chunks);
+      plan.columns = std::max(plan.columns, g.N * part.h.count * part.w.count);
+    }
+    if (part.taps() == 0) continue;
+    const bool starts = part.h.starts(over_output ? g.h.output : g.h.input).fits() &&
+                        part.w.starts(over_output ? g.w.output : g.w.input).fits();
+    const bool offsets = int64_t{part.h.taps - 1} * part.h.offset_step <= kMostOffset &&
+                         int64_t{part.w.taps - 1} * part.w.offset_step <= kMostOffset;
+    if (!starts || !offsets) return plan;
+  }
+  plan_wgmma_tiles(plan, g.h.kernel * g.w.kernel);
+  constexpr int64_t kMost = int64_t{1} << 30;
+  plan.takes = g.N * g.h.output * g.w.output < kMost && g.N * g.h.input * g.w.input < kMost && g.C < kMost &&
+               g.K < kMost && plan.tiles() * plan.parts < kMost;
+  return plan;
+}
+
+}  // namespace convops
