@@ -21,7 +21,8 @@ BUILD = ROOT / "build" / "cuda_emulation"
 FLAGS = (
     "-std=c++20 -O1 -march=native -fPIE -fno-extern-tls-init -fno-strict-aliasing -w -U_FORTIFY_SOURCE "
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero "
-    f"-fsanitize-undefined-trap-on-error -DCONVOPS_CUDA -I{ROOT / 'csrc'} -I{HERE / 'include'}"
+    f"-fsanitize-undefined-trap-on-error -DCONVOPS_CUDA -DCONVOPS_PLANNED_SMS=3 "
+    f"-I{ROOT / 'csrc'} -I{HERE / 'include'}"
 )
 
 

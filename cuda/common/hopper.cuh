@@ -79,6 +79,16 @@ __device__ inline void copy_box(
       : "memory");
 }
 
+// The same of four axes.
+__device__ inline void copy_region(
+    void* shared, const CUtensorMap& map, uint64_t* barrier, int32_t c, int32_t w, int32_t h, int32_t n) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];\n" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(n)
+      : "memory");
+}
+
 // A line for each of the map's number of windows from the one at (n, h, w) on, in the order of windows: channels c and
 // following of the pixel at (offset_h, offset_w) in the window.
 __device__ inline void copy_pixels(
@@ -124,7 +134,9 @@ struct WarpgroupProduct;
 #define CONVOPS_SUMS_16(i) CONVOPS_SUMS_4(i), CONVOPS_SUMS_4(i + 4), CONVOPS_SUMS_4(i + 8), CONVOPS_SUMS_4(i + 12)
 #define CONVOPS_SUMS_64(i) CONVOPS_SUMS_16(i), CONVOPS_SUMS_16(i + 16), CONVOPS_SUMS_16(i + 32), CONVOPS_SUMS_16(i + 48)
 #define CONVOPS_SUMS_96(i) CONVOPS_SUMS_64(i), CONVOPS_SUMS_16(i + 64), CONVOPS_SUMS_16(i + 80)
-#define CONVOPS_SUMS_128(i) CONVOPS_SUMS_64(i), CONVOPS_SUMS_64(i + 64)
+#define CONVOPS_SUMS_104(i) CONVOPS_SUMS_96(i), CONVOPS_SUMS_4(i + 96), CONVOPS_SUMS_4(i + 100)
+#define CONVOPS_SUMS_120(i) CONVOPS_SUMS_104(i), CONVOPS_SUMS_16(i + 104)
+#define CONVOPS_SUMS_128(i) CONVOPS_SUMS_120(i), CONVOPS_SUMS_4(i + 120), CONVOPS_SUMS_4(i + 124)
 #define CONVOPS_NAMES_64                                                                                 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
@@ -134,10 +146,11 @@ struct WarpgroupProduct;
   CONVOPS_NAMES_64                                                                                    \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, " \
   "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define CONVOPS_NAMES_128                                                                                \
-  CONVOPS_NAMES_96                                                                                       \
-  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, " \
-  "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define CONVOPS_NAMES_104 CONVOPS_NAMES_96 ", %96, %97, %98, %99, %100, %101, %102, %103"
+#define CONVOPS_NAMES_120 \
+  CONVOPS_NAMES_104       \
+  ", %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119"
+#define CONVOPS_NAMES_128 CONVOPS_NAMES_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 
 // a, b and so on are the numbers of the operands behind the sums.
 #define CONVOPS_WARPGROUP_PRODUCT(scalar, name, columns, sums, a, b, adds, across_a, across_b)                         \
@@ -155,18 +168,26 @@ struct WarpgroupProduct;
   };
 CONVOPS_WARPGROUP_PRODUCT(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68)
 CONVOPS_WARPGROUP_PRODUCT(__nv_bfloat16, "bf16", 192, 96, 96, 97, 98, 99, 100)
+CONVOPS_WARPGROUP_PRODUCT(__nv_bfloat16, "bf16", 208, 104, 104, 105, 106, 107, 108)
+CONVOPS_WARPGROUP_PRODUCT(__nv_bfloat16, "bf16", 240, 120, 120, 121, 122, 123, 124)
 CONVOPS_WARPGROUP_PRODUCT(__nv_bfloat16, "bf16", 256, 128, 128, 129, 130, 131, 132)
 CONVOPS_WARPGROUP_PRODUCT(__half, "f16", 128, 64, 64, 65, 66, 67, 68)
 CONVOPS_WARPGROUP_PRODUCT(__half, "f16", 192, 96, 96, 97, 98, 99, 100)
+CONVOPS_WARPGROUP_PRODUCT(__half, "f16", 208, 104, 104, 105, 106, 107, 108)
+CONVOPS_WARPGROUP_PRODUCT(__half, "f16", 240, 120, 120, 121, 122, 123, 124)
 CONVOPS_WARPGROUP_PRODUCT(__half, "f16", 256, 128, 128, 129, 130, 131, 132)
 #undef CONVOPS_WARPGROUP_PRODUCT
 #undef CONVOPS_NAMES_64
 #undef CONVOPS_NAMES_96
+#undef CONVOPS_NAMES_104
+#undef CONVOPS_NAMES_120
 #undef CONVOPS_NAMES_128
 #undef CONVOPS_SUMS_4
 #undef CONVOPS_SUMS_16
 #undef CONVOPS_SUMS_64
 #undef CONVOPS_SUMS_96
+#undef CONVOPS_SUMS_104
+#undef CONVOPS_SUMS_120
 #undef CONVOPS_SUMS_128
 
 // --- the rest

@@ -12,6 +12,10 @@ namespace convops {
 
 // Copies take lines of this many bytes and elements of a half type.
 constexpr int kLineBytes = 128, kLineElements = 64;
+// Lines' chunks are swizzled by the address, so copies start at multiples of this.
+constexpr int kSwizzlePeriod = 8 * kLineBytes;
+// Of a box along one axis.
+constexpr int64_t kMostBox = 256;
 
 // A function of the driver, to which the library is not linked.
 template <typename Function>
@@ -33,23 +37,26 @@ template <typename scalar_t>
 constexpr CUtensorMapDataType kTensorMapType =
     std::is_same_v<scalar_t, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 
-// Boxes of a tensor of three axes, the first of neighbouring elements: a line of it, box_y of the second and box_z of
-// the third. Sizes and steps in elements; all steps but the first are whole 16-byte runs.
-template <typename scalar_t>
+// Boxes of a tensor, whose first axis is of neighbouring elements: a line of it, and box[i] of the other axes. Sizes and
+// steps in elements; all steps but the first are whole 16-byte runs.
+template <typename scalar_t, size_t kRank>
 CUtensorMap map_boxes(
-    const void* data, const std::array<int64_t, 3>& sizes, const std::array<int64_t, 2>& steps, int64_t box_y,
-    int64_t box_z) {
+    const void* data, const std::array<int64_t, kRank>& sizes, const std::array<int64_t, kRank - 1>& steps,
+    const std::array<int64_t, kRank - 1>& box) {
   static const auto encode = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
-  const cuuint64_t size[] = {
-      static_cast<cuuint64_t>(sizes[0]), static_cast<cuuint64_t>(sizes[1]), static_cast<cuuint64_t>(sizes[2])};
-  const cuuint64_t step[] = {
-      static_cast<cuuint64_t>(steps[0]) * sizeof(scalar_t), static_cast<cuuint64_t>(steps[1]) * sizeof(scalar_t)};
-  const cuuint32_t box[] = {kLineElements, static_cast<cuuint32_t>(box_y), static_cast<cuuint32_t>(box_z)};
-  const cuuint32_t ones[] = {1, 1, 1};
+  cuuint64_t size[kRank] = {static_cast<cuuint64_t>(sizes[0])}, step[kRank - 1];
+  cuuint32_t lines[kRank] = {kLineElements}, ones[kRank] = {1};
+  for (size_t i = 1; i < kRank; ++i) {
+    size[i] = static_cast<cuuint64_t>(sizes[i]);
+    step[i - 1] = static_cast<cuuint64_t>(steps[i - 1]) * sizeof(scalar_t);
+    lines[i] = static_cast<cuuint32_t>(box[i - 1]);
+    ones[i] = 1;
+  }
   CUtensorMap map;
   check_tensor_map(encode(
-      &map, kTensorMapType<scalar_t>, 3, const_cast<void*>(data), size, step, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+      &map, kTensorMapType<scalar_t>, kRank, const_cast<void*>(data), size, step, lines, ones,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
   return map;
 }
 

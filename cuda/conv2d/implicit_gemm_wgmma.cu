@@ -20,7 +20,7 @@ bool device_has_wgmma() {
   if (device < kKnownDevices && known[device] != kUnknown) return known[device] == kYes;
   int major = 0;
   cudaFuncAttributes attributes{};
-  const auto kernel = conv2d_implicit_gemm_wgmma_kernel<WgmmaKernel<__nv_bfloat16, Conv2dPass::forward, 1, 128>>;
+  const auto kernel = conv2d_implicit_gemm_wgmma_kernel<WgmmaKernel<__nv_bfloat16, Conv2dPass::forward, 1, 128, false>>;
   const bool has = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
                    major == 9 &&
                    cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)) == cudaSuccess &&
@@ -39,14 +39,15 @@ int64_t implicit_gemm_wgmma_workspace(const Conv2dProblem& problem) {
   return std::max(plan_wgmma(problem).workspace(), implicit_gemm_tensor_core_workspace(problem));
 }
 
-// Nothing beside the product by mma.sync where that is better: where lines of few channels or few tiles leave most of
-// the GPU idle. It reaches about half of the rate that the plan is made with.
+// Nothing, or more than the product by mma.sync where that is better: where lines of few channels or few tiles leave
+// most of the GPU idle.
 double implicit_gemm_wgmma_cost(const Conv2dProblem& problem) {
   const Conv2dGeometry& g = problem.geometry;
-  const double flops = 2.0 * static_cast<double>(g.output_numel()) *
-                       static_cast<double>(g.channels_per_group() * g.h.kernel * g.w.kernel);
-  constexpr double kFlopsPerUs = 330e6, kLaunchUs = 3;
-  return plan_wgmma(problem).microseconds <= kLaunchUs + flops / kFlopsPerUs ? 0 : 1;
+  const WgmmaPlan plan = plan_wgmma(problem);
+  // What either takes to read and write the tensors.
+  constexpr double kElementsPerUs = 1.4e6;
+  const double memory = static_cast<double>(g.input_numel() + g.output_numel() + g.weight_numel()) / kElementsPerUs;
+  return plan.microseconds <= std::max(plan.microseconds_by_mma(), memory) ? 0 : 1;
 }
 
 void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {

@@ -24,7 +24,7 @@ WgmmaParameters wgmma_parameters(
   parameters.rows = static_cast<int>(plan.rows);
   parameters.S = static_cast<int>(g.w.kernel);
   parameters.slice_steps = static_cast<int>(plan.slice_steps);
-  parameters.channels_outside = g.h.stride * g.w.stride == 1;
+  parameters.channels_outside = Kernel::kRegions || g.h.stride * g.w.stride == 1;
   parameters.bias = pointers.bias;
   parameters.d = pointers.d;
 
@@ -35,8 +35,8 @@ WgmmaParameters wgmma_parameters(
   if constexpr (Kernel::kSliced) {
     // Of a contiguous range of pixels, in the order of memory.
     const int64_t pixels = g.N * g.h.output * g.w.output, filters = g.groups * read.K;
-    parameters.a = map_boxes<scalar_t>(
-        pointers.a, {filters, pixels, 1}, {read.output.steps.w, pixels * read.output.steps.w}, kLineElements, 1);
+    parameters.a = map_boxes<scalar_t, 3>(
+        pointers.a, {filters, pixels, 1}, {read.output.steps.w, pixels * read.output.steps.w}, {kLineElements, 1});
     parameters.a_group_step = static_cast<int>(read.K);
     parameters.b_group_step = static_cast<int>(read.C);
     parameters.partials = plan.slices > 1 ? static_cast<float*>(pointers.partials) : nullptr;
@@ -48,9 +48,9 @@ WgmmaParameters wgmma_parameters(
   } else {
     // Taps lie one behind the other.
     const int64_t tap_step = taps > 1 ? weight.w : weight.n;
-    parameters.a = map_boxes<scalar_t>(
-        pointers.a, {read.C, taps, g.K}, {tap_step, weight.n}, 1,
-        Kernel::kAcrossA ? kLineElements : Kernel::kTile.rows());
+    parameters.a = map_boxes<scalar_t, 3>(
+        pointers.a, {read.C, taps, g.K}, {tap_step, weight.n},
+        {1, Kernel::kAcrossA ? kLineElements : Kernel::kTile.rows()});
     parameters.a_group_step = static_cast<int>(K);
     const bool forward = problem.pass == Conv2dPass::forward;
     parameters.b_group_step = static_cast<int>(forward ? read.C : read.K);
@@ -59,6 +59,16 @@ WgmmaParameters wgmma_parameters(
     parameters.d_n = d.n;
     parameters.d_h = d.h * (forward ? 1 : without_unused_steps(g.h).stride);
     parameters.d_w = d.w * (forward ? 1 : without_unused_steps(g.w).stride);
+  }
+
+  const WgmmaRegion& region = plan.region;
+  parameters.b_stages = static_cast<int>(Kernel::kRegions ? region.stages() : Kernel::kBStages);
+  parameters.b_stage_bytes = static_cast<int>(Kernel::kRegions ? region.stage_bytes() : Kernel::kTile.b_bytes());
+  if constexpr (Kernel::kRegions) {
+    parameters.region = {static_cast<int>(region.rows),     static_cast<int>(region.span),
+                         static_cast<int>(region.pitch),    static_cast<int>(region.bytes()),
+                         Divisor<int32_t>(region.pitch),    Divisor<int32_t>(region.segments),
+                         Divisor<int32_t>(region.row_tiles)};
   }
 
   // Runs of eight results that lie side by side, from a multiple of 16 bytes on.
@@ -114,15 +124,25 @@ void run_wgmma_tile(const Conv2dProblem& problem, const WgmmaPlan& plan, const C
           static_cast<int>(pixels),
           static_cast<int>(Kernel::kSliced ? plan.steps : part.taps() * plan.chunks)};
       if (to.steps == 0) continue;
+      if constexpr (Kernel::kRegions) {
+        const int64_t rows = over_output ? g.h.output : g.h.input, across = over_output ? g.w.output : g.w.input;
+        to.windows = map_boxes<scalar_t, 4>(
+            windows, {channels, across, rows, g.N}, {image.steps.w, image.steps.h, image.steps.n},
+            {plan.region.pitch, plan.region.box_rows, 1});
+        continue;
+      }
       to.windows = map_windows<scalar_t>(
           windows, g.N, channels, part.h.starts(over_output ? g.h.output : g.h.input),
           part.w.starts(over_output ? g.w.output : g.w.input), {image.steps.w, image.steps.h, image.steps.n},
           Kernel::kSliced ? kLineElements : Kernel::kColumns);
     }
     parameters.tiles = static_cast<int>(count * plan.tiles());
+    const int64_t shared_bytes = Kernel::kAStages * Kernel::kABytes +
+                                 int64_t{parameters.b_stages} * parameters.b_stage_bytes + 2 * kBoxBytes +
+                                 kSwizzlePeriod;
     launch(
         "conv2d", conv2d_implicit_gemm_wgmma_kernel<Kernel>, std::min<int64_t>(parameters.tiles, sms), kWgmmaThreads,
-        Kernel::kDynamicBytes, arguments.stream, parameters);
+        shared_bytes, arguments.stream, parameters);
   }
   if (plan.slices > 1) {
     const Conv2dGemm gemm = make_conv2d_gemm(problem, packing.layouts);
@@ -138,14 +158,16 @@ template <typename scalar_t, Conv2dPass kPass, size_t... kTiles>
 void run_wgmma_pass(
     const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dArguments& arguments,
     std::index_sequence<kTiles...>) {
-  const auto is_planned = [&](const WgmmaTile& tile) {
-    return tile.row_blocks == plan.tile.row_blocks && tile.columns == plan.tile.columns;
+  const auto run_if_planned = [&](auto number) {
+    constexpr WgmmaTile kTile = kWgmmaTiles[number()];
+    if constexpr (kPass != Conv2dPass::grad_weight || !kTile.regions) {
+      if (plan.tile == kTile) {
+        run_wgmma_tile<WgmmaKernel<scalar_t, kPass, kTile.row_blocks, kTile.columns, kTile.regions>>(
+            problem, plan, arguments);
+      }
+    }
   };
-  ((is_planned(kWgmmaTiles[kTiles])
-        ? run_wgmma_tile<WgmmaKernel<scalar_t, kPass, kWgmmaTiles[kTiles].row_blocks, kWgmmaTiles[kTiles].columns>>(
-              problem, plan, arguments)
-        : void()),
-   ...);
+  (run_if_planned(std::integral_constant<size_t, kTiles>()), ...);
 }
 
 template <typename scalar_t>

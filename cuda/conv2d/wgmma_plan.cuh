@@ -21,15 +21,45 @@
 
 namespace convops {
 
-// 64 x row_blocks rows and `columns` columns.
+// What plans are made for: an H100, whichever GPU there is. The tests' emulation is of a smaller one.
+#ifndef CONVOPS_PLANNED_SMS
+#define CONVOPS_PLANNED_SMS 132
+#endif
+constexpr int64_t kPlannedSMs = CONVOPS_PLANNED_SMS;
+
+// Of an SM of compute capability 9.0, for one block, but for barriers, the start of the swizzle and the room in which
+// results are turned round.
+constexpr int kStagesBytes = 227 * 1024 - 3 * 1024 - 2 * 64 * kLineBytes;
+// Regions in flight, at most; stages of A beside them.
+constexpr int kMostRegions = 4, kStagesBesideRegions = 8;
+
+// 64 x row_blocks rows and `columns` columns: windows whose taps are copied one by one, or those of a region.
 struct WgmmaTile {
   int row_blocks, columns;
+  bool regions;
 
   constexpr int rows() const { return 64 * row_blocks; }
-  constexpr int step_bytes() const { return (rows() + columns) * kLineBytes; }
+  constexpr int a_bytes() const { return rows() * kLineBytes; }
+  constexpr int b_bytes() const { return columns * kLineBytes; }
+  constexpr bool operator==(const WgmmaTile&) const = default;
+  constexpr int a_stages() const { return regions ? kStagesBesideRegions : kStagesBytes / (a_bytes() + b_bytes()); }
 };
-// What kernels there are. 2 x 192 columns are 192 sums a thread; more would not fit the registers.
-constexpr std::array<WgmmaTile, 4> kWgmmaTiles{{{2, 192}, {2, 128}, {1, 256}, {1, 128}}};
+// What kernels there are. 2 x 192 columns are 192 sums a thread; more would not fit the registers. Regions are of 64
+// rows, so that the same sums are of as many columns as wgmma takes, or nearly: less lies between rows.
+constexpr std::array<WgmmaTile, 6> kWgmmaTiles{
+    {{2, 192, false}, {2, 128, false}, {1, 256, false}, {1, 128, false}, {1, 208, true}, {1, 240, true}}};
+
+// A block of `rows` x `span` windows of stride 1 and what they read: box_rows rows of `pitch` pixels.
+struct WgmmaRegion {
+  int64_t rows = 0, span = 0, pitch = 0, box_rows = 0;
+  int64_t row_tiles = 0, segments = 0;  // regions of an image, down and across
+
+  int64_t bytes() const { return box_rows * pitch * kLineBytes; }
+  int64_t stage_bytes() const { return ceil_div(bytes(), int64_t{kSwizzlePeriod}) * kSwizzlePeriod; }
+  int64_t stages() const {
+    return std::min<int64_t>((kStagesBytes - kStagesBesideRegions * 64 * kLineBytes) / stage_bytes(), kMostRegions);
+  }
+};
 
 // One axis of the windows as the kernel walks it.
 struct WgmmaAxis {
@@ -38,6 +68,8 @@ struct WgmmaAxis {
   int weight_first, weight_step;  // of the taps' numbers in the weight
 
   WindowStarts starts(int64_t pixels) const { return {pixels, first, count, stride}; }
+  CONVOPS_HOST_DEVICE int start(int window) const { return first + window * stride; }
+  int64_t reach() const { return taps > 0 ? int64_t{taps - 1} * offset_step : 0; }
 };
 
 // The windows of the forward pass and of grad_weight.
@@ -77,14 +109,19 @@ struct WgmmaPlan {
   Conv2dPacking packing;
   bool takes;  // whether the kernels do it
   int64_t groups;
-  int64_t rows, columns;  // of a group; columns of the largest part
-  int64_t chunks;         // lines that a group's channels take: of the reduction, or of the columns (grad_weight)
-  int64_t steps;          // of the reduction, in the part that has most
+  int64_t rows, columns;     // of a group; columns of the largest part
+  int64_t chunks;            // lines that a group's channels take: of the reduction, or of the columns (grad_weight)
+  int64_t steps, reduction;  // steps of the reduction and its length, of all parts together
   int64_t parts;
   WgmmaTile tile;
+  WgmmaRegion region;  // of such a tile
   int64_t row_tiles, column_tiles;
   int64_t slices, slice_steps;
-  double microseconds;  // about, on an H100, without copies
+  double microseconds;  // about, on an H100, without copies of operands
+
+  // The same for the product by mma.sync, which reaches half of the rate and reads at 5.5 TB/s, but cuts any reduction
+  // into slices, in parts of 32, and has narrower tiles for few rows (its columns).
+  double microseconds_by_mma() const;
 
   WgmmaPart part(const Conv2dProblem& problem, int64_t i) const;
   int64_t tiles() const { return row_tiles * column_tiles * groups * slices; }
@@ -107,33 +144,67 @@ inline WgmmaPart WgmmaPlan::part(const Conv2dProblem& problem, int64_t i) const 
 
 // How long a wave of tiles takes a step, in microseconds: at what measured kernels of this kind reached on an H100, 690
 // Tflop/s of bfloat16, or reading the operands at 8.5 TB/s.
-inline double wgmma_step_time(const WgmmaTile& tile) {
-  constexpr double kSMs = 132, kFlopsPerUs = 690e6, kBytesPerUs = 8.5e6;
+inline double wgmma_step_time(const WgmmaTile& tile, double b_bytes) {
+  constexpr double kFlopsPerUs = 690e6 / 132, kBytesPerUs = 8.5e6 / 132;  // of an SM
   const double flops = 2.0 * tile.rows() * tile.columns * kLineElements;
-  return kSMs * std::max(flops / kFlopsPerUs, tile.step_bytes() / kBytesPerUs);
+  return std::max(flops / kFlopsPerUs, (tile.a_bytes() + b_bytes) / kBytesPerUs);
 }
 
-// Sets the tile and the slices that take least. Only grad_weight's reduction, over pixels, is cut into slices.
-inline void plan_wgmma_tiles(WgmmaPlan& plan, int64_t taps) {
-  constexpr int64_t kSMs = 132;
-  // Filling the pipeline and writing the tile, as far as no other tile's products hide it.
-  constexpr int64_t kOverheadSteps = 6;
+// The regions of a tile that leave least of its columns between rows; none where two do not fit into shared memory.
+// P x Q windows an image, which reach so many pixels down and across beyond the last ones.
+inline WgmmaRegion plan_region(const WgmmaTile& tile, int64_t P, int64_t Q, int64_t reach_h, int64_t reach_w) {
+  WgmmaRegion best;
+  const int64_t least = ceil_div(Q, int64_t{tile.columns});
+  for (int64_t segments = least; segments < least + 3 && segments <= Q; ++segments) {
+    WgmmaRegion region;
+    region.segments = segments;
+    region.span = ceil_div(Q, segments);
+    region.pitch = region.span + reach_w;
+    // As many rows as fit, but the same for all.
+    region.row_tiles = ceil_div(P, 1 + (tile.columns - region.span) / region.pitch);
+    region.rows = ceil_div(P, region.row_tiles);
+    region.box_rows = region.rows + reach_h;
+    const bool fits = region.pitch <= kMostBox && region.box_rows <= kMostBox && region.stages() >= 2;
+    const auto regions = [](const WgmmaRegion& of) { return of.segments * of.row_tiles; };
+    if (fits && (best.rows == 0 || regions(region) < regions(best))) best = region;
+  }
+  return best;
+}
+
+// Sets the tile and the slices that take least. Only grad_weight's reduction, over pixels, is cut into slices. Regions
+// are for windows of more than one tap and stride 1, and results that lie along the rows.
+inline void plan_wgmma_tiles(WgmmaPlan& plan, const Conv2dGeometry& g, const WgmmaPart& largest) {
   constexpr double kLaunchUs = 3, kReductionBytesPerUs = 2.5e6;
+  const bool sliced = plan.pass == Conv2dPass::grad_weight;
+  // Filling the pipeline and writing the tile, as far as no other tile's products hide it.
+  const int kOverheadSteps = sliced ? 6 : 2;
+  const int64_t taps = g.h.kernel * g.w.kernel;
+  const bool allow_regions = !sliced && largest.taps() > 1 && g.channels_last &&
+                             (plan.pass == Conv2dPass::grad_input || g.h.stride * g.w.stride == 1);
   plan.microseconds = std::numeric_limits<double>::infinity();
   for (const WgmmaTile& tile : kWgmmaTiles) {
-    const bool sliced = plan.pass == Conv2dPass::grad_weight;
+    WgmmaRegion region;
+    if (tile.regions) {
+      if (!allow_regions) continue;
+      region = plan_region(tile, largest.h.count, largest.w.count, largest.h.reach(), largest.w.reach());
+      if (region.rows == 0) continue;
+    }
+    const double b_bytes = tile.regions ? static_cast<double>(region.bytes()) / static_cast<double>(largest.taps())
+                                        : static_cast<double>(tile.b_bytes());
     const int64_t row_tiles = ceil_div(plan.rows, int64_t{tile.rows()});
-    const int64_t column_tiles = sliced ? ceil_div(taps * plan.chunks, int64_t{tile.columns / kLineElements})
-                                        : ceil_div(plan.columns, int64_t{tile.columns});
+    const int64_t column_tiles = sliced         ? ceil_div(taps * plan.chunks, int64_t{tile.columns / kLineElements})
+                                 : tile.regions ? g.N * region.row_tiles * region.segments
+                                                : ceil_div(plan.columns, int64_t{tile.columns});
     const int64_t tiles = row_tiles * column_tiles * plan.groups;
     const int64_t most = sliced ? plan.steps / kOverheadSteps : 1;
     // As many as fill the GPU once or twice.
-    for (const int64_t filling : {int64_t{1}, kSMs / tiles, 2 * kSMs / tiles}) {
+    for (const int64_t filling : {int64_t{1}, kPlannedSMs / tiles, 2 * kPlannedSMs / tiles}) {
       const int64_t wanted = std::clamp<int64_t>(filling, 1, std::max<int64_t>(most, 1));
       const int64_t slice_steps = std::max<int64_t>(ceil_div(plan.steps, wanted), 1);
       const int64_t slices = std::max<int64_t>(ceil_div(plan.steps, slice_steps), 1);
-      const double waves = static_cast<double>(ceil_div(tiles * slices * plan.parts, kSMs));
-      double time = kLaunchUs + waves * static_cast<double>(slice_steps + kOverheadSteps) * wgmma_step_time(tile);
+      const double waves = static_cast<double>(ceil_div(tiles * slices * plan.parts, kPlannedSMs));
+      const double steps = static_cast<double>(slice_steps) / static_cast<double>(plan.parts) + kOverheadSteps;
+      double time = kLaunchUs + waves * steps * wgmma_step_time(tile, b_bytes);
       if (slices > 1) {
         const double bytes = 8.0 * static_cast<double>(slices * plan.groups * plan.rows * plan.columns);
         time += kLaunchUs + bytes / kReductionBytesPerUs;
@@ -141,10 +212,28 @@ inline void plan_wgmma_tiles(WgmmaPlan& plan, int64_t taps) {
       if (time >= plan.microseconds) continue;
       plan.microseconds = time;
       plan.tile = tile;
+      plan.region = region;
       plan.row_tiles = row_tiles, plan.column_tiles = column_tiles;
       plan.slices = slices, plan.slice_steps = slice_steps;
     }
   }
+}
+
+inline double WgmmaPlan::microseconds_by_mma() const {
+  constexpr double kFlopsPerUs = 330e6, kBytesPerUs = 5.5e6, kLaunchUs = 3;
+  constexpr int64_t kBlocks = 2 * kPlannedSMs, kLength = 128, kStep = 32, kStepsOfSlice = 16;
+  const int64_t width = rows <= 64 ? 64 : 128;
+  const int64_t tiles = ceil_div(columns, kLength) * ceil_div(rows, width) * groups * parts;
+  const double tile_steps = static_cast<double>(reduction) / static_cast<double>(parts * kStep);
+  const double flops = 2.0 * kLength * static_cast<double>(width * kStep);
+  const double bytes = 2.0 * kStep * static_cast<double>(kLength + width);
+  // Blocks that are busy at once, of all that there is room for.
+  const double waves = static_cast<double>(ceil_div(tiles, kBlocks));
+  const double most = static_cast<double>(tiles) * (parts > 1 ? 1 : std::max(tile_steps / kStepsOfSlice, 1.0));
+  const double busy = tiles < kBlocks ? std::min<double>(most, kBlocks) : static_cast<double>(tiles) / waves;
+  const double idle = static_cast<double>(kBlocks) / std::max(busy, 1.0);
+  const double step_time = std::max(flops / kFlopsPerUs, bytes / kBytesPerUs);
+  return kLaunchUs + static_cast<double>(tiles) * tile_steps * step_time * idle;
 }
 
 // Like the other plans it depends on the geometry alone.
@@ -206,22 +295,28 @@ inline WgmmaPlan plan_wgmma(const Conv2dProblem& problem) {
   if (plan.parts > kMostParts) return plan;
 
   const bool over_output = problem.pass == Conv2dPass::grad_input;
+  WgmmaPart largest{};  // in each of its sizes
   for (int64_t i = 0; i < plan.parts; ++i) {
     const WgmmaPart part = plan.part(problem, i);
+    for (const auto axis : {&WgmmaPart::h, &WgmmaPart::w}) {
+      WgmmaAxis& most = largest.*axis;
+      most.count = std::max(most.count, (part.*axis).count), most.taps = std::max(most.taps, (part.*axis).taps);
+      most.offset_step = (part.*axis).offset_step;
+    }
     if (problem.pass == Conv2dPass::grad_weight) {
-      plan.steps = ceil_div(g.N * part.h.count * part.w.count, int64_t{kLineElements});
+      plan.reduction = g.N * part.h.count * part.w.count;
+      plan.steps = ceil_div(plan.reduction, int64_t{kLineElements});
     } else {
-      plan.steps = std::max(plan.steps, part.taps() * plan.chunks);
+      plan.reduction += part.taps() * reduced;
+      plan.steps += part.taps() * plan.chunks;
       plan.columns = std::max(plan.columns, g.N * part.h.count * part.w.count);
     }
     if (part.taps() == 0) continue;
     const bool starts = part.h.starts(over_output ? g.h.output : g.h.input).fits() &&
                         part.w.starts(over_output ? g.w.output : g.w.input).fits();
-    const bool offsets = int64_t{part.h.taps - 1} * part.h.offset_step <= kMostOffset &&
-                         int64_t{part.w.taps - 1} * part.w.offset_step <= kMostOffset;
-    if (!starts || !offsets) return plan;
+    if (!starts || part.h.reach() > kMostOffset || part.w.reach() > kMostOffset) return plan;
   }
-  plan_wgmma_tiles(plan, g.h.kernel * g.w.kernel);
+  plan_wgmma_tiles(plan, g, largest);
   constexpr int64_t kMost = int64_t{1} << 30;
   plan.takes = g.N * g.h.output * g.w.output < kMost && g.N * g.h.input * g.w.input < kMost && g.C < kMost &&
                g.K < kMost && plan.tiles() * plan.parts < kMost;

@@ -314,7 +314,7 @@ void copy_tile(void* shared, const CUtensorMap& map, Barrier* barrier, const int
     int64_t at[4];
     int64_t offsets[2];
   };
-  Tile tile{map, {at[0], at[1], at[2], map.windows ? at[3] : 0}, {0, 0}};
+  Tile tile{map, {at[0], at[1], at[2], map.rank == 4 ? at[3] : 0}, {0, 0}};
   if (map.windows) tile.offsets[0] = offsets[0], tile.offsets[1] = offsets[1];
   if (tile.offsets[0] > 255 || tile.offsets[1] > 255) report("an offset of more than 255 pixels in a window");
   transfers.push_back([tile, barrier, to = static_cast<unsigned char*>(shared)] {
@@ -338,9 +338,10 @@ void copy_tile(void* shared, const CUtensorMap& map, Barrier* barrier, const int
       ++line;
     };
     if (!map.windows) {
-      for (uint32_t z = 0; z < map.box[2]; ++z) {
+      for (uint32_t z = 0; z < map.box[2] * map.box[3]; ++z) {
         for (uint32_t y = 0; y < map.box[1]; ++y) {
-          write_line({tile.at[0], tile.at[1] + y, tile.at[2] + z, 0});
+          write_line(
+              {tile.at[0], tile.at[1] + y, tile.at[2] + z % map.box[2], tile.at[3] + z / map.box[2]});
         }
       }
     } else {
@@ -430,8 +431,9 @@ CUresult cuTensorMapEncodeTiled(
     CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* data, const cuuint64_t* sizes,
     const cuuint64_t* steps, const cuuint32_t* box, const cuuint32_t* strides, CUtensorMapInterleave,
     CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  if (rank != 3 || !is_tensor(rank, data, sizes, steps) || box[0] != 64) return CUDA_ERROR_INVALID_VALUE;
+  if (rank < 3 || rank > 4 || !is_tensor(rank, data, sizes, steps) || box[0] != 64) return CUDA_ERROR_INVALID_VALUE;
   *map = {};
+  map->box[3] = 1;
   map->data = static_cast<const unsigned char*>(data);
   map->rank = rank;
   for (cuuint32_t i = 0; i < rank; ++i) {

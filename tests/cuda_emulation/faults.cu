@@ -100,9 +100,9 @@ int run_product() {
   __half *const of_a = static_cast<__half*>(a.data()), *const of_b = static_cast<__half*>(b.data());
   for (int i = 0; i < 64 * 64; ++i) of_a[i] = static_cast<float>(i % 7 - 3);
   for (int i = 0; i < 64 * kProductColumns; ++i) of_b[i] = static_cast<float>(i % 5 - 2);
-  const CUtensorMap map_a = map_boxes<__half>(of_a, {64, 64, 1}, {64, 64 * 64}, 64, 1);
+  const CUtensorMap map_a = map_boxes<__half, 3>(of_a, {64, 64, 1}, {64, 64 * 64}, {64, 1});
   const CUtensorMap map_b =
-      map_boxes<__half>(of_b, {kProductColumns, 64, 1}, {kProductColumns, 64 * kProductColumns}, 64, 1);
+      map_boxes<__half, 3>(of_b, {kProductColumns, 64, 1}, {kProductColumns, 64 * kProductColumns}, {64, 1});
   float* const result = static_cast<float*>(d.data());
   launch("faults", product_kernel<kFault>, 3, 128, 3 * 64 * kLineBytes + 2048, nullptr, map_a, map_b, result);
   for (int row = 0; row < 64; ++row) {

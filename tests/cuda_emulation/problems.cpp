@@ -204,6 +204,7 @@ Conv2dProblem random_conv2d() {
         return chance(30) ? between(1, 40) : chance(50) ? 8 * between(1, 20) : 64 * between(1, 4);
       };
       groups = chance(20) ? between(2, 3) : 1;
+      if (chance(50)) axes.stride = {1, 1};
       C = groups * (chance(50) && groups > 1 ? 64 : channels()),
       K = groups * (chance(50) && groups > 1 ? 64 : channels());
     } else if (chance(40)) {

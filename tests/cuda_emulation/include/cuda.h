@@ -18,7 +18,7 @@ struct alignas(64) CUtensorMap {
   const unsigned char* data;
   uint32_t rank, lines;
   uint64_t sizes[4], steps[4];
-  uint32_t box[3], strides[4];
+  uint32_t box[4], strides[4];
   int lower[2], upper[2];
   bool windows;
 };

@@ -64,6 +64,11 @@ inline void copy_box(void* shared, const CUtensorMap& map, uint64_t* barrier, in
   const int32_t at[] = {x, y, z};
   emulation::copy_tile(shared, map, reinterpret_cast<emulation::Barrier*>(barrier), at, nullptr);
 }
+inline void copy_region(
+    void* shared, const CUtensorMap& map, uint64_t* barrier, int32_t c, int32_t w, int32_t h, int32_t n) {
+  const int32_t at[] = {c, w, h, n};
+  emulation::copy_tile(shared, map, reinterpret_cast<emulation::Barrier*>(barrier), at, nullptr);
+}
 inline void copy_pixels(
     void* shared, const CUtensorMap& map, uint64_t* barrier, int32_t c, int32_t w, int32_t h, int32_t n,
     uint16_t offset_w, uint16_t offset_h) {

@@ -1,0 +1,330 @@
+// What a tile of the implicit matrix product on Hopper GPUs is, and its way from the sums of a warpgroup to D.
+#pragma once
+
+#include "../common/vector.cuh"
+#include "gemm_kernel.cuh"
+#include "wgmma_plan.cuh"
+
+namespace convops {
+
+constexpr int kWarpgroup = 128, kWgmmaThreads = 3 * kWarpgroup;
+// A box of 64 lines, and the room in which a warpgroup turns 64 x 64 results round.
+constexpr int kBoxBytes = 64 * kLineBytes;
+
+template <typename scalar, Conv2dPass kThePass, int kTileRowBlocks, int kTileColumns, bool kOfRegions>
+struct WgmmaKernel {
+  using scalar_t = scalar;
+  static constexpr Conv2dPass kPass = kThePass;
+  static constexpr int kRowBlocks = kTileRowBlocks, kColumns = kTileColumns;
+  static constexpr bool kRegions = kOfRegions;
+  static constexpr WgmmaTile kTile{kRowBlocks, kColumns, kRegions};
+  static constexpr bool kSliced = kPass == Conv2dPass::grad_weight;
+  // Whether lines run across the reduction.
+  static constexpr bool kAcrossA = kPass != Conv2dPass::forward, kAcrossB = kSliced;
+  static constexpr int kABytes = kTile.a_bytes(), kAStages = kTile.a_stages();
+  static constexpr int kBStages = kRegions ? kMostRegions : kAStages;
+  // Three warpgroups start with 168 registers a thread. Those that multiply take over what the one that copies can do
+  // without: with 192 sums a thread all but the least.
+  static constexpr bool kManySums = kRowBlocks * kColumns > 256;
+  static constexpr int kCopyRegisters = kManySums ? 24 : 40, kMultiplyRegisters = kManySums ? 240 : 232;
+};
+
+// A part as the kernel reads it.
+struct WgmmaPartParameters {
+  CUtensorMap windows;  // or regions
+  WgmmaAxis h, w;
+  Divisor<int32_t> rows, columns;  // windows of an image
+  int64_t d_origin;
+  int pixels, steps;
+};
+
+struct WgmmaRegionParameters {
+  int rows, span;  // of windows
+  int pitch;       // lines from a row to the next
+  int copied_bytes;
+  Divisor<int32_t> of_pitch, segments, row_tiles;
+};
+
+constexpr int kPartsOfLaunch = 4;
+
+struct WgmmaParameters {
+  CUtensorMap a;
+  WgmmaPartParameters parts[kPartsOfLaunch];
+  WgmmaRegionParameters region;
+  Divisor<int32_t> row_tiles, groups, tiles_of_part, chunks, column_tiles;
+  int tiles;
+  int rows, S;                     // of D of a group; of the weight
+  int a_group_step, b_group_step;  // of the operands' coordinates
+  int b_stages, b_stage_bytes;
+  int slice_steps;
+  bool channels_outside;  // the order of steps: taps for each chunk of channels, or chunks for each tap
+
+  const void* bias;  // of D's rows, or null
+  void* d;
+  float* partials;  // (slice, group, column, row), where there are several slices
+  int64_t d_group_step, d_row_step;
+  // Of D's columns: of an image and a pixel's row and column; in grad_weight of a channel and a tap's row and column.
+  int64_t d_n, d_h, d_w;
+  int channels;         // that D has of a chunked column (grad_weight)
+  int partial_columns;  // channels in a tap of the partial sums
+  bool rows_fastest;    // D's rows lie side by side, else its columns
+  bool vector_store;    // in whole 16-byte runs
+};
+
+// Which tile a block works on.
+struct WgmmaTileAt {
+  int part, row, group, column, slice;
+  int first_step, steps;
+
+  // A region serves all taps.
+  template <typename Kernel>
+  __device__ int copies_of_b(const WgmmaParameters& parameters) const {
+    return Kernel::kRegions && steps > 0 ? static_cast<int>(parameters.chunks.divisor) : steps;
+  }
+};
+
+template <typename Kernel>
+__device__ WgmmaTileAt wgmma_tile_at(const WgmmaParameters& parameters, int tile) {
+  WgmmaTileAt at{};
+  at.part = tile;
+  tile = take_digit(at.part, parameters.tiles_of_part);
+  // Tiles of the same columns are neighbours in time: they share the larger operand.
+  at.row = take_digit(tile, parameters.row_tiles) * Kernel::kTile.rows();
+  at.group = take_digit(tile, parameters.groups);
+  at.column = Kernel::kSliced ? take_digit(tile, parameters.column_tiles) : tile;
+  at.slice = Kernel::kSliced ? tile : 0;
+  // Chunks or pixels; the number of a region stays one.
+  if (!Kernel::kRegions) at.column *= Kernel::kSliced ? Kernel::kColumns / kLineElements : Kernel::kColumns;
+  at.first_step = at.slice * parameters.slice_steps;
+  const int left = parameters.parts[at.part].steps - at.first_step;
+  at.steps = Kernel::kSliced && left > parameters.slice_steps ? parameters.slice_steps : left;
+  // A part may have fewer pixels than the largest.
+  if (!Kernel::kSliced && !Kernel::kRegions && at.column >= parameters.parts[at.part].pixels) at.steps = 0;
+  return at;
+}
+
+// A window's image, row and column.
+struct WindowAt {
+  int n, p, q;
+
+  __device__ WindowAt(const WgmmaPartParameters& part, int number) {
+    q = take_digit(number, part.columns), p = take_digit(number, part.rows), n = number;
+  }
+  // The first of a region.
+  __device__ WindowAt(const WgmmaPartParameters&, const WgmmaRegionParameters& region, int number) {
+    q = take_digit(number, region.segments) * region.span;
+    p = take_digit(number, region.row_tiles) * region.rows;
+    n = number;
+  }
+};
+
+template <typename scalar_t>
+__device__ uint32_t rounded_pair(float low, float high) {
+  union {
+    scalar_t values[2];
+    uint32_t bits;
+  } pair;
+  pair.values[0] = static_cast<scalar_t>(low), pair.values[1] = static_cast<scalar_t>(high);
+  return pair.bits;
+}
+
+// The sums of a warpgroup's tile.
+template <typename Kernel>
+struct WgmmaSums {
+  using scalar_t = typename Kernel::scalar_t;
+  using Product = WarpgroupProduct<scalar_t, Kernel::kColumns>;
+  static constexpr int kSums = Kernel::kColumns / 2;
+
+  float sums[Kernel::kRowBlocks][kSums];
+
+  // Starts the products of a step.
+  __device__ void multiply(const unsigned char* a_stage, const unsigned char* b_stage, bool adds_up) {
+    const uint32_t a_tile = shared_address(a_stage), b_tile = shared_address(b_stage);
+    constexpr int kIndices = 16;  // of the reduction, in one product
+    constexpr uint32_t kAlong = kIndices * sizeof(scalar_t), kAcross = kIndices * kLineBytes;
+#pragma unroll
+    for (int i = 0; i < kLineElements / kIndices; ++i) {
+      const uint64_t b =
+          matrix_descriptor(b_tile + i * (Kernel::kAcrossB ? kAcross : kAlong), kBoxBytes, 8 * kLineBytes);
+#pragma unroll
+      for (int block = 0; block < Kernel::kRowBlocks; ++block) {
+        const uint64_t a = matrix_descriptor(
+            a_tile + block * kBoxBytes + i * (Kernel::kAcrossA ? kAcross : kAlong), kBoxBytes, 8 * kLineBytes);
+        Product::template add<Kernel::kAcrossA, Kernel::kAcrossB>(sums[block], a, b, adds_up || i > 0);
+      }
+    }
+  }
+
+  __device__ void set_zero() {
+#pragma unroll
+    for (int block = 0; block < Kernel::kRowBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sums[block][i] = 0;
+    }
+  }
+
+  // Writes rows 64 block .. and columns 64 chunk .., rounded, as lines along the rows or the columns.
+  __device__ void stage(int block, int chunk, bool rows_fastest, const float (&bias)[2], unsigned char* staged) const {
+    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, warp = thread / 32, lane = thread % 32;
+    const int matrix = lane / 8, of_matrix = lane % 8;
+#pragma unroll
+    for (int i = 0; i < 8 && (chunk * 8 + i) * 8 < Kernel::kColumns; i += 2) {
+      const float* from = &sums[block][(chunk * 8 + i) * 4];
+      const uint32_t pairs[4] = {
+          rounded_pair<scalar_t>(from[0] + bias[0], from[1] + bias[0]),
+          rounded_pair<scalar_t>(from[2] + bias[1], from[3] + bias[1]),
+          rounded_pair<scalar_t>(from[4] + bias[0], from[5] + bias[0]),
+          rounded_pair<scalar_t>(from[6] + bias[1], from[7] + bias[1])};
+      // Matrices 0 and 1 are the upper and lower eight rows, 2 and 3 the same of the next eight columns.
+      const int eight_rows = warp * 2 + matrix % 2, eight_columns = i + matrix / 2;
+      const int line = (rows_fastest ? eight_columns : eight_rows) * 8 + of_matrix;
+      const int place = (rows_fastest ? eight_rows : eight_columns) ^ line % 8;
+      if (rows_fastest) {
+        store_matrices_transposed(staged + line * kLineBytes + place * 16, pairs);
+      } else {
+        store_matrices(staged + line * kLineBytes + place * 16, pairs);
+      }
+    }
+  }
+};
+
+// Where a warpgroup writes its tile.
+template <typename Kernel>
+struct WgmmaOutput {
+  using scalar_t = typename Kernel::scalar_t;
+  const WgmmaParameters& parameters;
+  const WgmmaTileAt& at;
+  const WgmmaPartParameters& part;
+
+  __device__ WgmmaOutput(const WgmmaParameters& parameters, const WgmmaTileAt& at)
+      : parameters(parameters), at(at), part(parameters.parts[at.part]) {}
+
+  // Elements from the group's first, or -1 where D has no such row or column. A column is given by its number in the
+  // tile.
+  __device__ int64_t row_offset(int row) const {
+    return at.row + row < parameters.rows ? (at.row + row) * parameters.d_row_step : -1;
+  }
+  __device__ int64_t column_offset(int column) const {
+    if constexpr (Kernel::kSliced) {
+      int tap = at.column + column / kLineElements;
+      const int c = take_digit(tap, parameters.chunks) * kLineElements + column % kLineElements;
+      const int r = tap / part.w.taps, s = tap - r * part.w.taps;
+      return r < part.h.taps && c < parameters.channels ? r * parameters.d_h + s * parameters.d_w + c * parameters.d_n
+                                                        : -1;
+    } else if constexpr (Kernel::kRegions) {
+      WindowAt window(part, parameters.region, at.column);
+      int row = column;
+      const int across = take_digit(row, parameters.region.of_pitch);
+      window.p += row, window.q += across;
+      const bool exists = row < parameters.region.rows && across < parameters.region.span && window.p < part.h.count &&
+                          window.q < part.w.count;
+      return exists ? offset(window) : -1;
+    } else {
+      const int pixel = at.column + column;
+      return pixel < part.pixels ? offset(WindowAt(part, pixel)) : -1;
+    }
+  }
+
+  __device__ int64_t offset(const WindowAt& window) const {
+    return part.d_origin + window.n * parameters.d_n + window.p * parameters.d_h + window.q * parameters.d_w;
+  }
+
+  __device__ void write(const WgmmaSums<Kernel>& sums, unsigned char* staged, int barrier) const {
+    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+    if constexpr (Kernel::kSliced) {
+      if (parameters.partials != nullptr) return write_partials(sums);
+    }
+    const bool rows_fastest = parameters.rows_fastest;
+    scalar_t* const d = static_cast<scalar_t*>(parameters.d) + at.group * parameters.d_group_step;
+    for_each_block([&](auto block) {
+      float bias[2] = {0, 0};
+      if (parameters.bias != nullptr) {
+        const scalar_t* of_group = static_cast<const scalar_t*>(parameters.bias) + at.group * parameters.rows;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int row = at.row + block() * 64 + thread / 32 * 16 + thread % 32 / 4 + i * 8;
+          if (row < parameters.rows) bias[i] = static_cast<float>(of_group[row]);
+        }
+      }
+      for_each_chunk([&](auto chunk) {
+        // The room is free once all have read it.
+        named_barrier_sync(barrier, kWarpgroup);
+        sums.stage(block(), chunk(), rows_fastest, bias, staged);
+        named_barrier_sync(barrier, kWarpgroup);
+        const auto offset = [&](int line, int place) {
+          const int row = block() * 64 + (rows_fastest ? place : line);
+          const int column = chunk() * 64 + (rows_fastest ? line : place);
+          const int64_t of_row = row_offset(row), of_column = column_offset(column);
+          return of_row < 0 || of_column < 0 ? -1 : of_row + of_column;
+        };
+        const auto from = [&](int line, int place) {
+          return reinterpret_cast<const scalar_t*>(staged + line * kLineBytes + (place / 8 ^ line % 8) * 16) +
+                 place % 8;
+        };
+        if (parameters.vector_store) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int line = i * 16 + thread / 8, place = thread % 8 * 8;
+            const int64_t to = offset(line, place);
+            if (to >= 0) Vector<scalar_t, 8>::load(from(line, place)).store(d + to);
+          }
+        } else {
+          for (int i = 0; i < 32; ++i) {
+            const int line = i * 2 + thread / 64, place = thread % 64;
+            const int64_t to = offset(line, place);
+            if (to >= 0) d[to] = *from(line, place);
+          }
+        }
+      });
+    });
+  }
+
+  // Eight lanes write eight rows side by side.
+  __device__ void write_partials(const WgmmaSums<Kernel>& sums) const {
+    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32;
+    const int taps = part.h.taps * part.w.taps, groups = static_cast<int>(parameters.groups.divisor);
+    const int64_t rows = parameters.rows, lines = parameters.partial_columns;
+    float* const of_slice = parameters.partials + (int64_t{at.slice} * groups + at.group) * taps * lines * rows;
+    for_each_chunk([&](auto chunk) {
+      int tap = at.column + chunk();
+      const int c = take_digit(tap, parameters.chunks) * kLineElements + lane % 4 * 2;
+      const int channels = tap < taps ? parameters.partial_columns - c : 0;
+      for_each_block([&](auto block) {
+        const int row = at.row + block() * 64 + thread / 32 * 16 + lane / 4;
+        float* const to = of_slice + (tap * lines + c) * rows + row;
+#pragma unroll
+        for (int upper = 0; upper < 2; ++upper) {
+          if (row + upper * 8 >= parameters.rows) continue;
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+#pragma unroll
+            for (int next = 0; next < 2; ++next) {
+              if (i * 8 + next < channels) {
+                to[(i * 8 + next) * rows + upper * 8] = sums.sums[block()][(chunk() * 8 + i) * 4 + upper * 2 + next];
+              }
+            }
+          }
+        }
+      });
+    });
+  }
+
+  // Registers are indexed by constants only.
+  template <int kCount, typename Body>
+  __device__ static void unrolled(const Body& body) {
+    if constexpr (kCount > 0) {
+      unrolled<kCount - 1>(body);
+      body(std::integral_constant<int, kCount - 1>());
+    }
+  }
+  template <typename Body>
+  __device__ static void for_each_block(const Body& body) {
+    unrolled<Kernel::kRowBlocks>(body);
+  }
+  template <typename Body>
+  __device__ static void for_each_chunk(const Body& body) {
+    unrolled<(Kernel::kColumns + 63) / 64>(body);
+  }
+};
+
+}  // namespace convops
