@@ -47,7 +47,7 @@ double implicit_gemm_wgmma_cost(const Conv2dProblem& problem) {
   // What either takes to read and write the tensors.
   constexpr double kElementsPerUs = 1.4e6;
   const double memory = static_cast<double>(g.input_numel() + g.output_numel() + g.weight_numel()) / kElementsPerUs;
-  return plan.microseconds <= std::max(plan.microseconds_by_mma(), memory) ? 0 : 1;
+  return plan.microseconds <= std::max(mma_microseconds(problem), memory) ? 0 : 1;
 }
 
 void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
@@ -55,7 +55,7 @@ void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments
   const WgmmaPlan plan = plan_wgmma(problem);
   const Conv2dGemmPointers pointers = gemm_pointers(problem.pass, arguments);
   const bool a_aligned = plan.packing.a.matrices > 0 || is_aligned(pointers.a);
-  const bool b_aligned = plan.packing.b.matrices > 0 || is_aligned(pointers.b);
+  const bool b_aligned = plan.packing.b.matrices > 0 || plan.phases || is_aligned(pointers.b);
   if (!a_aligned || !b_aligned) return implicit_gemm_tensor_core_run(problem, arguments);
   if (problem.dtype == DType::bfloat16) {
     implicit_gemm_wgmma_bfloat16(problem, arguments);

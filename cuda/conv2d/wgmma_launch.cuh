@@ -6,10 +6,63 @@
 
 namespace convops {
 
-// The operands' maps and all else that kernels of this tile read, but for the parts.
+// The weight of phases, [(i, j, c)][(u, v)][k]: pixel (i, j) of a square of the input meets output (first + u) through
+// the tap that lies there, if any. Some thousand elements.
+struct PhaseWeight {
+  TransposedAxis h, w;
+  int first_h, first_w;  // outputs before the square's own
+  int taps_h, taps_w;
+  int64_t C, K, padded_K;
+  ImageSteps<int64_t> steps;  // of the weight: filters, channels, rows and columns
+};
+
+__device__ inline int64_t phase_tap(const TransposedAxis& axis, int64_t residue, int64_t output) {
+  const TransposedAxis::Residue of = axis.residue(residue);
+  const int64_t back = of.first_output - output;
+  return back >= 0 && back < of.taps ? of.first_tap + back * axis.tap_step : -1;
+}
+
+template <typename scalar_t>
+__global__ void conv2d_implicit_gemm_wgmma_phase_weight_kernel(
+    const PhaseWeight phases, const scalar_t* weight, scalar_t* to, int64_t count) {
+  grid_stride_loop<int64_t>(count, [&](int64_t i) {
+    int64_t rest = i;
+    const int64_t k = take_digit(rest, phases.padded_K);
+    const int64_t v = take_digit(rest, int64_t{phases.taps_w}), u = take_digit(rest, int64_t{phases.taps_h});
+    const int64_t c = take_digit(rest, phases.C), column = take_digit(rest, phases.w.residues());
+    const int64_t r = phase_tap(phases.h, rest, phases.first_h + u),
+                  s = phase_tap(phases.w, column, phases.first_w + v);
+    const bool exists = k < phases.K && r >= 0 && s >= 0;
+    const ImageSteps<int64_t>& steps = phases.steps;
+    to[i] = exists ? weight[k * steps.n + c * steps.c + r * steps.h + s * steps.w] : static_cast<scalar_t>(0.0f);
+  });
+}
+
+template <typename scalar_t>
+void copy_phase_weight(
+    const Conv2dProblem& problem, const WgmmaPlan& plan, const void* weight, void* to, void* stream) {
+  const Conv2dGeometry& g = problem.geometry;
+  const WgmmaPart part = plan.part(problem, 0);
+  const PhaseWeight phases{
+      TransposedAxis(without_unused_steps(g.h)),
+      TransposedAxis(without_unused_steps(g.w)),
+      part.h.first,
+      part.w.first,
+      part.h.taps,
+      part.w.taps,
+      g.channels_per_group(),
+      g.filters_per_group(),
+      plan.packing.layouts.K,
+      plan.packing.layouts.weight.steps};
+  launch(
+      "conv2d", conv2d_implicit_gemm_wgmma_phase_weight_kernel<scalar_t>, blocks_for(plan.phase_weights), kBlockThreads,
+      0, stream, phases, static_cast<const scalar_t*>(weight), static_cast<scalar_t*>(to), plan.phase_weights);
+}
+
+// The map of A and all else that kernels of this tile read, but for the parts.
 template <typename Kernel>
 WgmmaParameters wgmma_parameters(
-    const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dGemmPointers& pointers) {
+    const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dGemmPointers& pointers, const void* windows) {
   using scalar_t = typename Kernel::scalar_t;
   const Conv2dGeometry& g = problem.geometry;
   const Conv2dLayouts& read = plan.packing.layouts;
@@ -28,8 +81,9 @@ WgmmaParameters wgmma_parameters(
   parameters.bias = pointers.bias;
   parameters.d = pointers.d;
 
+  const bool forward = problem.pass == Conv2dPass::forward;
   const ImageSteps<int64_t>& weight = read.weight.steps;
-  const ImageSteps<int64_t>& d = problem.pass == Conv2dPass::forward      ? written.output.steps
+  const ImageSteps<int64_t>& d = forward                                  ? written.output.steps
                                  : problem.pass == Conv2dPass::grad_input ? written.input.steps
                                                                           : written.weight.steps;
   if constexpr (Kernel::kSliced) {
@@ -46,19 +100,45 @@ WgmmaParameters wgmma_parameters(
     parameters.d_row_step = d.n;
     parameters.d_n = d.c, parameters.d_h = d.h, parameters.d_w = d.w;
   } else {
-    // Taps lie one behind the other.
-    const int64_t tap_step = taps > 1 ? weight.w : weight.n;
-    parameters.a = map_boxes<scalar_t, 3>(
-        pointers.a, {read.C, taps, g.K}, {tap_step, weight.n},
-        {1, Kernel::kAcrossA ? kLineElements : Kernel::kTile.rows()});
-    parameters.a_group_step = static_cast<int>(K);
-    const bool forward = problem.pass == Conv2dPass::forward;
+    const Axis h = without_unused_steps(g.h), w = without_unused_steps(g.w);
     parameters.b_group_step = static_cast<int>(forward ? read.C : read.K);
     parameters.d_group_step = forward ? written.output.group_step : written.input.group_step;
-    parameters.d_row_step = d.c;
     parameters.d_n = d.n;
-    parameters.d_h = d.h * (forward ? 1 : without_unused_steps(g.h).stride);
-    parameters.d_w = d.w * (forward ? 1 : without_unused_steps(g.w).stride);
+    if (plan.phases) {
+      const int64_t phase_taps = plan.part(problem, 0).taps();
+      parameters.a = map_boxes<scalar_t, 3>(
+          pointers.a, {read.K, phase_taps, plan.rows}, {read.K, phase_taps * read.K}, {1, Kernel::kTile.rows()});
+      parameters.S = plan.part(problem, 0).w.taps;
+      parameters.has_phases = true;
+      parameters.phases = {
+          Divisor<int32_t>(C),
+          Divisor<int32_t>(TransposedAxis(w).residues()),
+          static_cast<int>(h.stride),
+          static_cast<int>(w.stride),
+          static_cast<int>(h.input),
+          static_cast<int>(w.input),
+          d.c,
+          d.h,
+          d.w,
+          TransposedAxis(h),
+          TransposedAxis(w),
+          windows,
+          pointers.a,
+          read.output.steps,
+          static_cast<int>(K),
+          static_cast<int>(read.K),
+          static_cast<int>(g.h.output),
+          static_cast<int>(g.w.output)};
+    } else {
+      // Taps lie one behind the other.
+      parameters.a = map_boxes<scalar_t, 3>(
+          pointers.a, {read.C, taps, g.K}, {taps > 1 ? weight.w : weight.n, weight.n},
+          {1, Kernel::kAcrossA ? kLineElements : Kernel::kTile.rows()});
+      parameters.a_group_step = static_cast<int>(K);
+      parameters.d_row_step = d.c;
+      parameters.d_h = d.h * (forward ? 1 : h.stride);
+      parameters.d_w = d.w * (forward ? 1 : w.stride);
+    }
   }
 
   const WgmmaRegion& region = plan.region;
@@ -81,7 +161,8 @@ WgmmaParameters wgmma_parameters(
             parameters.d_n == 1 && C % 8 == 0 && parameters.d_h % 8 == 0 && parameters.d_w % 8 == 0;
   } else {
     // Planes whose pixels are all written, in order.
-    whole = whole && plan.parts == 1 && parameters.d_w == 1 && parameters.d_row_step % 8 == 0;
+    whole = whole && !Kernel::kRegions && !plan.phases && plan.parts == 1 && parameters.d_w == 1 &&
+            parameters.d_row_step % 8 == 0;
   }
   parameters.vector_store = whole;
   return parameters;
@@ -100,7 +181,11 @@ void run_wgmma_tile(const Conv2dProblem& problem, const WgmmaPlan& plan, const C
   // Packing knows the images as A. Here they are windows, B, except for the gradient in grad_weight.
   const void* const windows = packed.a;
   pointers.a = packed.b;
-  WgmmaParameters parameters = wgmma_parameters<Kernel>(problem, plan, pointers);
+  if (plan.phases) {
+    pointers.a = workspace + plan.b_begin();
+    copy_phase_weight<scalar_t>(problem, plan, packed.b, workspace + plan.b_begin(), arguments.stream);
+  }
+  WgmmaParameters parameters = wgmma_parameters<Kernel>(problem, plan, pointers, windows);
 
   const bool over_output = problem.pass == Conv2dPass::grad_input;
   const Conv2dLayouts::Tensor& image = over_output ? packing.layouts.output : packing.layouts.input;
@@ -177,6 +262,8 @@ void run_wgmma(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
   switch (problem.pass) {
     case Conv2dPass::forward: return run_wgmma_pass<scalar_t, Conv2dPass::forward>(problem, plan, arguments, kTiles);
     case Conv2dPass::grad_input:
+      // The weight of phases is copied as that of a forward pass over the output.
+      if (plan.phases) return run_wgmma_pass<scalar_t, Conv2dPass::forward>(problem, plan, arguments, kTiles);
       return run_wgmma_pass<scalar_t, Conv2dPass::grad_input>(problem, plan, arguments, kTiles);
     default: return run_wgmma_pass<scalar_t, Conv2dPass::grad_weight>(problem, plan, arguments, kTiles);
   }

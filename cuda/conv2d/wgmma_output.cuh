@@ -1,6 +1,7 @@
 // What a tile of the implicit matrix product on Hopper GPUs is, and its way from the sums of a warpgroup to D.
 #pragma once
 
+#include "../common/transposed_axis.cuh"
 #include "../common/vector.cuh"
 #include "gemm_kernel.cuh"
 #include "wgmma_plan.cuh"
@@ -45,12 +46,30 @@ struct WgmmaRegionParameters {
   Divisor<int32_t> of_pitch, segments, row_tiles;
 };
 
+// Where the rows of phases lie: row (i, j, c) of window (p, q) is channel c of pixel (p * stride_h + i, q * stride_w +
+// j).
+struct WgmmaPhases {
+  Divisor<int32_t> channels, across;  // residues across
+  int stride_h, stride_w, height, width;
+  int64_t d_c, d_h, d_w;
+
+  // What a result that is no number is worked out from once more: then a zero in the weight, of a tap that its residue
+  // does not have, may have met what is no number.
+  TransposedAxis residues_h, residues_w;
+  const void* gradient;
+  const void* weight;
+  ImageSteps<int64_t> steps;  // of the gradient
+  int K, padded_K, output_h, output_w;
+};
+
 constexpr int kPartsOfLaunch = 4;
 
 struct WgmmaParameters {
   CUtensorMap a;
   WgmmaPartParameters parts[kPartsOfLaunch];
   WgmmaRegionParameters region;
+  WgmmaPhases phases;
+  bool has_phases;
   Divisor<int32_t> row_tiles, groups, tiles_of_part, chunks, column_tiles;
   int tiles;
   int rows, S;                     // of D of a group; of the weight
@@ -199,34 +218,82 @@ struct WgmmaOutput {
   __device__ WgmmaOutput(const WgmmaParameters& parameters, const WgmmaTileAt& at)
       : parameters(parameters), at(at), part(parameters.parts[at.part]) {}
 
-  // Elements from the group's first, or -1 where D has no such row or column. A column is given by its number in the
-  // tile.
-  __device__ int64_t row_offset(int row) const {
-    return at.row + row < parameters.rows ? (at.row + row) * parameters.d_row_step : -1;
+  // The window of a column of the tile; false where there is none.
+  __device__ bool find_window(int column, WindowAt& window) const {
+    if constexpr (Kernel::kRegions) {
+      window = WindowAt(part, parameters.region, at.column);
+      int row = column;
+      const int across = take_digit(row, parameters.region.of_pitch);
+      window.p += row, window.q += across;
+      return row < parameters.region.rows && across < parameters.region.span && window.p < part.h.count &&
+             window.q < part.w.count;
+    } else {
+      window = WindowAt(part, at.column + column);
+      return at.column + column < part.pixels;
+    }
   }
-  __device__ int64_t column_offset(int column) const {
+
+  // Elements from the group's first to row and column of the tile, or -1 where D has no such.
+  __device__ int64_t offset(int row, int column) const {
+    row += at.row;
+    if (row >= parameters.rows) return -1;
+    const int64_t of_row = row * parameters.d_row_step;
     if constexpr (Kernel::kSliced) {
       int tap = at.column + column / kLineElements;
       const int c = take_digit(tap, parameters.chunks) * kLineElements + column % kLineElements;
       const int r = tap / part.w.taps, s = tap - r * part.w.taps;
-      return r < part.h.taps && c < parameters.channels ? r * parameters.d_h + s * parameters.d_w + c * parameters.d_n
-                                                        : -1;
-    } else if constexpr (Kernel::kRegions) {
-      WindowAt window(part, parameters.region, at.column);
-      int row = column;
-      const int across = take_digit(row, parameters.region.of_pitch);
-      window.p += row, window.q += across;
-      const bool exists = row < parameters.region.rows && across < parameters.region.span && window.p < part.h.count &&
-                          window.q < part.w.count;
-      return exists ? offset(window) : -1;
+      if (r >= part.h.taps || c >= parameters.channels) return -1;
+      return of_row + r * parameters.d_h + s * parameters.d_w + c * parameters.d_n;
     } else {
-      const int pixel = at.column + column;
-      return pixel < part.pixels ? offset(WindowAt(part, pixel)) : -1;
+      WindowAt window(part, 0);
+      if (!find_window(column, window)) return -1;
+      if (parameters.has_phases) return phase_offset(row, window);
+      return of_row + part.d_origin + window.n * parameters.d_n + window.p * parameters.d_h + window.q * parameters.d_w;
     }
   }
 
-  __device__ int64_t offset(const WindowAt& window) const {
-    return part.d_origin + window.n * parameters.d_n + window.p * parameters.d_h + window.q * parameters.d_w;
+  __device__ int64_t phase_offset(int row, const WindowAt& window) const {
+    const WgmmaPhases& phases = parameters.phases;
+    const int c = take_digit(row, phases.channels), j = take_digit(row, phases.across);
+    const int h = window.p * phases.stride_h + row, w = window.q * phases.stride_w + j;
+    if (h >= phases.height || w >= phases.width) return -1;
+    return window.n * parameters.d_n + h * phases.d_h + w * phases.d_w + c * phases.d_c;
+  }
+
+  // The sum of the taps that row and column of the tile do have.
+  __device__ __noinline__ scalar_t exact_phase(int row, int column) const {
+    const WgmmaPhases& phases = parameters.phases;
+    WindowAt window(part, 0);
+    find_window(column, window);
+    int i = at.row + row;
+    take_digit(i, phases.channels);
+    const int j = take_digit(i, phases.across);
+    const TransposedAxis::Residue of_h = phases.residues_h.residue(i), of_w = phases.residues_w.residue(j);
+    const scalar_t* const gradient = static_cast<const scalar_t*>(phases.gradient) + window.n * phases.steps.n;
+    const scalar_t* const weight = static_cast<const scalar_t*>(phases.weight);
+    float sum = bias(row);
+    for (int64_t t = 0; t < of_h.taps; ++t) {
+      const int64_t p = window.p + of_h.first_output - t;
+      if (p < 0 || p >= phases.output_h) continue;
+      for (int64_t s = 0; s < of_w.taps; ++s) {
+        const int64_t q = window.q + of_w.first_output - s;
+        if (q < 0 || q >= phases.output_w) continue;
+        const int64_t u = p - window.p - part.h.first, v = q - window.q - part.w.first;
+        const scalar_t* const pixel = gradient + p * phases.steps.h + q * phases.steps.w;
+        const scalar_t* const filter =
+            weight + (int64_t{at.row + row} * part.h.taps * part.w.taps + u * part.w.taps + v) * phases.padded_K;
+        for (int k = 0; k < phases.K; ++k) sum += static_cast<float>(pixel[k]) * static_cast<float>(filter[k]);
+      }
+    }
+    return static_cast<scalar_t>(sum);
+  }
+
+  // Of a row of the tile.
+  __device__ float bias(int row) const {
+    row += at.row;
+    if (parameters.bias == nullptr || row >= parameters.rows) return 0;
+    if (parameters.has_phases) row = take_digit(row, parameters.phases.channels);
+    return static_cast<float>(static_cast<const scalar_t*>(parameters.bias)[at.group * parameters.rows + row]);
   }
 
   __device__ void write(const WgmmaSums<Kernel>& sums, unsigned char* staged, int barrier) const {
@@ -237,25 +304,15 @@ struct WgmmaOutput {
     const bool rows_fastest = parameters.rows_fastest;
     scalar_t* const d = static_cast<scalar_t*>(parameters.d) + at.group * parameters.d_group_step;
     for_each_block([&](auto block) {
-      float bias[2] = {0, 0};
-      if (parameters.bias != nullptr) {
-        const scalar_t* of_group = static_cast<const scalar_t*>(parameters.bias) + at.group * parameters.rows;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = at.row + block() * 64 + thread / 32 * 16 + thread % 32 / 4 + i * 8;
-          if (row < parameters.rows) bias[i] = static_cast<float>(of_group[row]);
-        }
-      }
+      const int first_row = block() * 64 + thread / 32 * 16 + thread % 32 / 4;
+      const float biases[2] = {bias(first_row), bias(first_row + 8)};
       for_each_chunk([&](auto chunk) {
         // The room is free once all have read it.
         named_barrier_sync(barrier, kWarpgroup);
-        sums.stage(block(), chunk(), rows_fastest, bias, staged);
+        sums.stage(block(), chunk(), rows_fastest, biases, staged);
         named_barrier_sync(barrier, kWarpgroup);
-        const auto offset = [&](int line, int place) {
-          const int row = block() * 64 + (rows_fastest ? place : line);
-          const int column = chunk() * 64 + (rows_fastest ? line : place);
-          const int64_t of_row = row_offset(row), of_column = column_offset(column);
-          return of_row < 0 || of_column < 0 ? -1 : of_row + of_column;
+        const auto to = [&](int line, int place) {
+          return offset(block() * 64 + (rows_fastest ? place : line), chunk() * 64 + (rows_fastest ? line : place));
         };
         const auto from = [&](int line, int place) {
           return reinterpret_cast<const scalar_t*>(staged + line * kLineBytes + (place / 8 ^ line % 8) * 16) +
@@ -265,14 +322,22 @@ struct WgmmaOutput {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int line = i * 16 + thread / 8, place = thread % 8 * 8;
-            const int64_t to = offset(line, place);
-            if (to >= 0) Vector<scalar_t, 8>::load(from(line, place)).store(d + to);
+            const int64_t place_of_d = to(line, place);
+            if (place_of_d >= 0) Vector<scalar_t, 8>::load(from(line, place)).store(d + place_of_d);
           }
         } else {
           for (int i = 0; i < 32; ++i) {
             const int line = i * 2 + thread / 64, place = thread % 64;
-            const int64_t to = offset(line, place);
-            if (to >= 0) d[to] = *from(line, place);
+            if (!rows_fastest && at.row + block() * 64 + line >= parameters.rows) break;
+            const int64_t place_of_d = to(line, place);
+            if (place_of_d < 0) continue;
+            scalar_t value = *from(line, place);
+            if constexpr (Kernel::kPass == Conv2dPass::forward && Kernel::kRowBlocks == 1) {
+              const float result = static_cast<float>(value);
+              const bool finite = result - result == 0;
+              if (parameters.has_phases && !finite) value = exact_phase(line, chunk() * 64 + place);
+            }
+            d[place_of_d] = value;
           }
         }
       });

@@ -10,6 +10,11 @@
 // are the hardware's business. The reduction runs along the lines, but in grad_input across those of the weight, and in
 // grad_weight across all lines; wgmma takes either.
 //
+// In grad_input of a stride and few channels the residues are rows, too: the pixels of a square of the input are
+// channels of the one window over the output that they all read, and the weight is copied with zeros for the taps that
+// a residue does not have. A 7x7 convolution of stride 2 from 3 channels has 12 rows of 16 taps, instead of 3 rows four
+// times.
+//
 // What is not channels_last, or not in whole 16-byte runs, is copied first, as for the product by mma.sync
 // (gemm_pack.cuh).
 #pragma once
@@ -96,6 +101,20 @@ inline WgmmaAxis wgmma_axis(const TransposedAxis& axis, const TransposedAxis::Re
       static_cast<int>(-axis.tap_step)};
 }
 
+// Those that all residues read, each with taps of its own in them.
+inline WgmmaAxis wgmma_axis_of_phases(const TransposedAxis& axis) {
+  int64_t first = 0, end = 0;
+  for (int64_t i = 0; i < axis.residues(); ++i) {
+    const TransposedAxis::Residue residue = axis.residue(i);
+    if (residue.taps == 0) continue;
+    const int64_t begin = residue.first_output - residue.taps + 1;
+    first = first < end ? std::min(first, begin) : begin;
+    end = std::max(end, residue.first_output + 1);
+  }
+  const int64_t taps = std::max<int64_t>(end - first, 0);
+  return {static_cast<int>(first), 1, static_cast<int>(axis.residue(0).pixels), 1, static_cast<int>(taps), 0, 1};
+}
+
 // A residue of grad_input, or all of another pass.
 struct WgmmaPart {
   WgmmaAxis h, w;
@@ -109,19 +128,17 @@ struct WgmmaPlan {
   Conv2dPacking packing;
   bool takes;  // whether the kernels do it
   int64_t groups;
-  int64_t rows, columns;     // of a group; columns of the largest part
-  int64_t chunks;            // lines that a group's channels take: of the reduction, or of the columns (grad_weight)
-  int64_t steps, reduction;  // steps of the reduction and its length, of all parts together
+  int64_t rows, columns;  // of a group; columns of the largest part
+  int64_t chunks;         // lines that a group's channels take: of the reduction, or of the columns (grad_weight)
+  int64_t steps;          // of the reduction, of all parts together
   int64_t parts;
+  bool phases;            // residues are rows
+  int64_t phase_weights;  // elements of their weight, [row][tap][k]
   WgmmaTile tile;
   WgmmaRegion region;  // of such a tile
   int64_t row_tiles, column_tiles;
   int64_t slices, slice_steps;
   double microseconds;  // about, on an H100, without copies of operands
-
-  // The same for the product by mma.sync, which reaches half of the rate and reads at 5.5 TB/s, but cuts any reduction
-  // into slices, in parts of 32, and has narrower tiles for few rows (its columns).
-  double microseconds_by_mma() const;
 
   WgmmaPart part(const Conv2dProblem& problem, int64_t i) const;
   int64_t tiles() const { return row_tiles * column_tiles * groups * slices; }
@@ -130,13 +147,14 @@ struct WgmmaPlan {
   static int64_t section(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
   int64_t a_begin() const { return section(partials() * 4); }
   int64_t b_begin() const { return a_begin() + section(packing.a.numel() * 2); }
-  int64_t workspace() const { return b_begin() + section(packing.b.numel() * 2); }
+  int64_t workspace() const { return b_begin() + section((packing.b.numel() + phase_weights) * 2); }
 };
 
 inline WgmmaPart WgmmaPlan::part(const Conv2dProblem& problem, int64_t i) const {
   const Axis h = without_unused_steps(problem.geometry.h), w = without_unused_steps(problem.geometry.w);
   if (problem.pass != Conv2dPass::grad_input) return {wgmma_axis(h), wgmma_axis(w), 0};
   const TransposedAxis rows(h), across(w);
+  if (phases) return {wgmma_axis_of_phases(rows), wgmma_axis_of_phases(across), 0};
   const int64_t r = i / across.residues(), s = i % across.residues();
   const ImageSteps<int64_t>& d = packing.layouts.input.steps;
   return {wgmma_axis(rows, rows.residue(r)), wgmma_axis(across, across.residue(s)), r * d.h + s * d.w};
@@ -172,17 +190,18 @@ inline WgmmaRegion plan_region(const WgmmaTile& tile, int64_t P, int64_t Q, int6
 }
 
 // Sets the tile and the slices that take least. Only grad_weight's reduction, over pixels, is cut into slices. Regions
-// are for windows of more than one tap and stride 1, and results that lie along the rows.
+// are for windows of more than one tap and stride 1, and results that lie along the rows or are written one by one.
 inline void plan_wgmma_tiles(WgmmaPlan& plan, const Conv2dGeometry& g, const WgmmaPart& largest) {
   constexpr double kLaunchUs = 3, kReductionBytesPerUs = 2.5e6;
   const bool sliced = plan.pass == Conv2dPass::grad_weight;
   // Filling the pipeline and writing the tile, as far as no other tile's products hide it.
   const int kOverheadSteps = sliced ? 6 : 2;
   const int64_t taps = g.h.kernel * g.w.kernel;
-  const bool allow_regions = !sliced && largest.taps() > 1 && g.channels_last &&
+  const bool allow_regions = !sliced && largest.taps() > 1 && (g.channels_last || plan.phases) &&
                              (plan.pass == Conv2dPass::grad_input || g.h.stride * g.w.stride == 1);
   plan.microseconds = std::numeric_limits<double>::infinity();
   for (const WgmmaTile& tile : kWgmmaTiles) {
+    if (plan.phases && tile.row_blocks > 1) continue;
     WgmmaRegion region;
     if (tile.regions) {
       if (!allow_regions) continue;
@@ -219,82 +238,60 @@ inline void plan_wgmma_tiles(WgmmaPlan& plan, const Conv2dGeometry& g, const Wgm
   }
 }
 
-inline double WgmmaPlan::microseconds_by_mma() const {
-  constexpr double kFlopsPerUs = 330e6, kBytesPerUs = 5.5e6, kLaunchUs = 3;
-  constexpr int64_t kBlocks = 2 * kPlannedSMs, kLength = 128, kStep = 32, kStepsOfSlice = 16;
-  const int64_t width = rows <= 64 ? 64 : 128;
-  const int64_t tiles = ceil_div(columns, kLength) * ceil_div(rows, width) * groups * parts;
-  const double tile_steps = static_cast<double>(reduction) / static_cast<double>(parts * kStep);
-  const double flops = 2.0 * kLength * static_cast<double>(width * kStep);
-  const double bytes = 2.0 * kStep * static_cast<double>(kLength + width);
-  // Blocks that are busy at once, of all that there is room for.
-  const double waves = static_cast<double>(ceil_div(tiles, kBlocks));
-  const double most = static_cast<double>(tiles) * (parts > 1 ? 1 : std::max(tile_steps / kStepsOfSlice, 1.0));
-  const double busy = tiles < kBlocks ? std::min<double>(most, kBlocks) : static_cast<double>(tiles) / waves;
-  const double idle = static_cast<double>(kBlocks) / std::max(busy, 1.0);
-  const double step_time = std::max(flops / kFlopsPerUs, bytes / kBytesPerUs);
-  return kLaunchUs + static_cast<double>(tiles) * tile_steps * step_time * idle;
+// The copies of operands that TMA cannot read where they are: it reads what has neighbouring channels, in whole 16-byte
+// runs.
+inline PackingChoice wgmma_packing(const Conv2dProblem& problem, bool phases) {
+  const Conv2dLayouts lies = layouts_of(problem.geometry);
+  const auto in_place = [](const Conv2dLayouts::Tensor& image) {
+    const ImageSteps<int64_t>& steps = image.steps;
+    return steps.c == 1 && steps.n % 8 == 0 && steps.h % 8 == 0 && steps.w % 8 == 0 && image.group_step % 8 == 0;
+  };
+  const bool weight = lies.weight.steps.c == 1 && lies.C % 8 == 0;
+  PackingChoice choice;
+  switch (problem.pass) {
+    case Conv2dPass::forward: choice.image = !in_place(lies.input); break;
+    case Conv2dPass::grad_input: choice.image = !in_place(lies.output); break;
+    default: choice.image = !in_place(lies.input), choice.other_image = !in_place(lies.output); return choice;
+  }
+  if (!weight && !phases) choice.weight = WeightPacking::by_channels;
+  return choice;
 }
 
 // Like the other plans it depends on the geometry alone.
 inline WgmmaPlan plan_wgmma(const Conv2dProblem& problem) {
   const Conv2dGeometry& g = problem.geometry;
+  const int64_t C = g.channels_per_group(), K = g.filters_per_group(), taps = g.h.kernel * g.w.kernel;
+  const bool forward = problem.pass == Conv2dPass::forward, grad_input = problem.pass == Conv2dPass::grad_input;
+  const bool sliced = problem.pass == Conv2dPass::grad_weight;
   WgmmaPlan plan{};
   plan.pass = problem.pass;
+  plan.groups = g.groups;
   plan.packing = {layouts_of(g), {}, {}};
   const bool half = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16;
+  constexpr int64_t kMost = int64_t{1} << 30;
   if (!half || !is_contraction(problem.pass) || g.border() != Border::zeros || !conv2d_gemm_fits(g) || g.N == 0 ||
-      g.C == 0) {
+      g.C == 0 || g.N * g.h.output * g.w.output >= kMost || g.N * g.h.input * g.w.input >= kMost || g.C >= kMost ||
+      g.K >= kMost) {
     return plan;
   }
 
-  // TMA reads what has neighbouring channels and else only whole 16-byte runs.
-  const auto in_place = [](const Conv2dLayouts::Tensor& image) {
-    const ImageSteps<int64_t>& steps = image.steps;
-    return steps.c == 1 && steps.n % 8 == 0 && steps.h % 8 == 0 && steps.w % 8 == 0 && image.group_step % 8 == 0;
-  };
-  const Conv2dLayouts& lies = plan.packing.layouts;
-  const bool input = in_place(lies.input), output = in_place(lies.output);
-  const ImageSteps<int64_t>& weight = lies.weight.steps;
-  PackingChoice choice;
-  switch (problem.pass) {
-    case Conv2dPass::forward: choice.image = !input; break;
-    case Conv2dPass::grad_input: choice.image = !output; break;
-    default: choice.image = !input, choice.other_image = !output; break;
-  }
-  if (problem.pass != Conv2dPass::grad_weight && !(weight.c == 1 && plan.packing.layouts.C % 8 == 0)) {
-    choice.weight = WeightPacking::by_channels;
-  }
-  plan.packing = make_packing(problem, choice);
-  if (plan.packing.tiles(2) > INT32_MAX) return plan;
+  constexpr int64_t kMostParts = 64, kPhaseRows = 64;
+  const int64_t residues =
+      TransposedAxis(without_unused_steps(g.h)).residues() * TransposedAxis(without_unused_steps(g.w)).residues();
+  if (grad_input && residues > kMostParts) return plan;
+  plan.phases = grad_input && residues > 1 && g.groups == 1 && C * residues <= kPhaseRows && g.h.dilation == 1 &&
+                g.w.dilation == 1;
+  plan.parts = grad_input && !plan.phases ? residues : 1;
 
+  plan.packing = make_packing(problem, wgmma_packing(problem, plan.phases));
   const Conv2dLayouts& layouts = plan.packing.layouts;
-  const int64_t C = g.channels_per_group(), K = g.filters_per_group();
-  const int64_t reduced = problem.pass == Conv2dPass::forward ? layouts.C : layouts.K;
-  plan.groups = g.groups;
-  plan.parts = 1;
-  switch (problem.pass) {
-    case Conv2dPass::forward:
-      plan.rows = K, plan.columns = g.N * g.h.output * g.w.output;
-      plan.chunks = ceil_div(layouts.C, int64_t{kLineElements});
-      break;
-    case Conv2dPass::grad_input:
-      plan.rows = C, plan.columns = 0;
-      plan.chunks = ceil_div(layouts.K, int64_t{kLineElements});
-      plan.parts =
-          TransposedAxis(without_unused_steps(g.h)).residues() * TransposedAxis(without_unused_steps(g.w)).residues();
-      break;
-    default:
-      plan.rows = K, plan.columns = g.h.kernel * g.w.kernel * layouts.C;
-      plan.chunks = ceil_div(layouts.C, int64_t{kLineElements});
-      break;
-  }
+  const int64_t reduced = forward ? layouts.C : layouts.K;
   // A line of the reduction that reaches into the next group would read what is not to meet even a zero.
-  if (problem.pass != Conv2dPass::grad_weight && g.groups > 1 && reduced % kLineElements != 0) return plan;
-  constexpr int64_t kMostParts = 64;
-  if (plan.parts > kMostParts) return plan;
+  if (plan.packing.tiles(2) > INT32_MAX || (!sliced && g.groups > 1 && reduced % kLineElements != 0)) return plan;
+  plan.rows = plan.phases ? C * residues : grad_input ? C : K;
+  plan.columns = sliced ? taps * layouts.C : 0;
+  plan.chunks = ceil_div(sliced ? layouts.C : reduced, int64_t{kLineElements});
 
-  const bool over_output = problem.pass == Conv2dPass::grad_input;
   WgmmaPart largest{};  // in each of its sizes
   for (int64_t i = 0; i < plan.parts; ++i) {
     const WgmmaPart part = plan.part(problem, i);
@@ -303,24 +300,45 @@ inline WgmmaPlan plan_wgmma(const Conv2dProblem& problem) {
       most.count = std::max(most.count, (part.*axis).count), most.taps = std::max(most.taps, (part.*axis).taps);
       most.offset_step = (part.*axis).offset_step;
     }
-    if (problem.pass == Conv2dPass::grad_weight) {
-      plan.reduction = g.N * part.h.count * part.w.count;
-      plan.steps = ceil_div(plan.reduction, int64_t{kLineElements});
-    } else {
-      plan.reduction += part.taps() * reduced;
-      plan.steps += part.taps() * plan.chunks;
-      plan.columns = std::max(plan.columns, g.N * part.h.count * part.w.count);
-    }
+    const int64_t pixels = g.N * part.h.count * part.w.count;
+    plan.steps += sliced ? ceil_div(pixels, int64_t{kLineElements}) : part.taps() * plan.chunks;
+    if (!sliced) plan.columns = std::max(plan.columns, pixels);
     if (part.taps() == 0) continue;
-    const bool starts = part.h.starts(over_output ? g.h.output : g.h.input).fits() &&
-                        part.w.starts(over_output ? g.w.output : g.w.input).fits();
+    const bool starts = part.h.starts(grad_input ? g.h.output : g.h.input).fits() &&
+                        part.w.starts(grad_input ? g.w.output : g.w.input).fits();
     if (!starts || part.h.reach() > kMostOffset || part.w.reach() > kMostOffset) return plan;
   }
+  if (plan.phases) plan.phase_weights = plan.rows * largest.taps() * layouts.K;
   plan_wgmma_tiles(plan, g, largest);
-  constexpr int64_t kMost = int64_t{1} << 30;
-  plan.takes = g.N * g.h.output * g.w.output < kMost && g.N * g.h.input * g.w.input < kMost && g.C < kMost &&
-               g.K < kMost && plan.tiles() * plan.parts < kMost;
+  plan.takes = plan.tiles() * plan.parts < kMost;
   return plan;
+}
+
+// How long the product by mma.sync takes, which reaches half of the rate and reads at 5.5 TB/s, but cuts any reduction
+// into slices, in parts of 32, and has narrower tiles for few filters, or channels.
+inline double mma_microseconds(const Conv2dProblem& problem) {
+  constexpr double kFlopsPerUs = 330e6, kBytesPerUs = 5.5e6, kLaunchUs = 3;
+  constexpr int64_t kBlocks = 2 * kPlannedSMs, kLength = 128, kStep = 32, kStepsOfSlice = 16;
+  const Conv2dGeometry& g = problem.geometry;
+  const int64_t C = g.channels_per_group(), K = g.filters_per_group(), taps = g.h.kernel * g.w.kernel;
+  const bool grad_input = problem.pass == Conv2dPass::grad_input, sliced = problem.pass == Conv2dPass::grad_weight;
+  const int64_t pixels = g.N * (grad_input ? g.h.input * g.w.input : g.h.output * g.w.output);
+  const int64_t length = sliced ? taps * C : pixels, across = grad_input ? C : K;
+  // Of a strided grad_input each pixel meets one residue's taps.
+  const int64_t strides = grad_input ? g.h.stride * g.w.stride : 1;
+  const double reduction = static_cast<double>(sliced ? pixels : taps * (grad_input ? K : C));
+
+  const int64_t width = across <= 64 ? 64 : 128;
+  const int64_t tiles = ceil_div(length, kLength) * ceil_div(across, width) * g.groups;
+  const double steps = reduction / static_cast<double>(strides * kStep);
+  const double flops = 2.0 * kLength * static_cast<double>(width * kStep);
+  const double bytes = 2.0 * kStep * static_cast<double>(kLength + width);
+  // Blocks that are busy at once, of all that there is room for.
+  const double waves = static_cast<double>(ceil_div(tiles, kBlocks));
+  const double most = static_cast<double>(tiles) * (strides > 1 ? 1 : std::max(steps / kStepsOfSlice, 1.0));
+  const double busy = tiles < kBlocks ? std::min<double>(most, kBlocks) : static_cast<double>(tiles) / waves;
+  const double idle = static_cast<double>(kBlocks) / std::max(busy, 1.0);
+  return kLaunchUs + static_cast<double>(tiles) * steps * std::max(flops / kFlopsPerUs, bytes / kBytesPerUs) * idle;
 }
 
 }  // namespace convops

@@ -340,8 +340,7 @@ void copy_tile(void* shared, const CUtensorMap& map, Barrier* barrier, const int
     if (!map.windows) {
       for (uint32_t z = 0; z < map.box[2] * map.box[3]; ++z) {
         for (uint32_t y = 0; y < map.box[1]; ++y) {
-          write_line(
-              {tile.at[0], tile.at[1] + y, tile.at[2] + z % map.box[2], tile.at[3] + z / map.box[2]});
+          write_line({tile.at[0], tile.at[1] + y, tile.at[2] + z % map.box[2], tile.at[3] + z / map.box[2]});
         }
       }
     } else {

@@ -205,6 +205,9 @@ Conv2dProblem random_conv2d() {
       };
       groups = chance(20) ? between(2, 3) : 1;
       if (chance(50)) axes.stride = {1, 1};
+      // Residues that are rows of one product.
+      if (chance(20))
+        groups = 1, C = between(1, 5), axes.dilation = {1, 1}, axes.stride = {between(1, 4), between(2, 3)};
       C = groups * (chance(50) && groups > 1 ? 64 : channels()),
       K = groups * (chance(50) && groups > 1 ? 64 : channels());
     } else if (chance(40)) {

@@ -13,6 +13,7 @@
 #define __host__
 #define __device__
 #define __launch_bounds__(...)
+#define __noinline__ __attribute__((noinline))
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One block runs at a time, so its shared memory may be static. As thread_local all of it lies in one segment, which
