@@ -37,8 +37,8 @@ template <typename scalar_t>
 constexpr CUtensorMapDataType kTensorMapType =
     std::is_same_v<scalar_t, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 
-// Boxes of a tensor, whose first axis is of neighbouring elements: a line of it, and box[i] of the other axes. Sizes and
-// steps in elements; all steps but the first are whole 16-byte runs.
+// Boxes of a tensor, whose first axis is of neighbouring elements: a line of it, and box[i] of the other axes. Sizes
+// and steps in elements; all steps but the first are whole 16-byte runs.
 template <typename scalar_t, size_t kRank>
 CUtensorMap map_boxes(
     const void* data, const std::array<int64_t, kRank>& sizes, const std::array<int64_t, kRank - 1>& steps,
