@@ -90,12 +90,16 @@ NO_PADDING = [0, 0, 0, 0]
 
 
 def given(arguments: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of an operator without the last ones that are its defaults, each of which costs a call some time."""
+    """Arguments of an operator without the last ones that are its defaults, each of which costs a call some time.
+
+    The first arguments may have no default.
+    """
     if is_traced():  # where a comparison of symbolic sizes would fix them
         return arguments
     count = len(arguments)
-    while count > 1:
-        argument, default = arguments[count - 1], defaults[count - 1]
+    required = count - len(defaults)
+    while count > required:
+        argument, default = arguments[count - 1], defaults[count - 1 - required]
         if type(argument) is not type(default):
             break
         if isinstance(argument, (list, tuple)) and type(argument[0]) is not int:  # symbolic: comparing would fix it
@@ -390,6 +394,9 @@ class Function(torch.autograd.Function):
     torch switches forward mode off while it runs a Function's jvp, for the levels around it too: nested ``jvp`` would
     silently lose what the tangents themselves depend on. Here it is switched on again, and :meth:`primals` takes the
     tangents of the level that is being computed off the saved tensors.
+
+    What it takes besides tensors is a dataclass: torch.func's transforms walk through tuples and dicts for tensors,
+    again and again, half a millisecond for a call under vmap and grad.
     """
 
     _twin: Any

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ from . import _dispatch as dispatch
 from ._dispatch import Arguments, LinearMap, below_autograd, ops
 
 
-class Averaging(NamedTuple):
+@dataclass(slots=True)
+class Averaging:
     """Average-pooling as the linear map that it is, of sliding windows or of adaptive ones."""
 
     adaptive: bool
@@ -82,7 +84,7 @@ def avg_pool2d(
     pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
     window = dispatch.given(
         (kernel, steps, pads, ceil_mode, count_include_pad, divisor_override),
-        (None, kernel, dispatch.NO_PADDING, False, True, None),
+        (kernel, dispatch.NO_PADDING, False, True, None),
     )
     return _pool(False, input, window, _options(algorithm, spacing))
 

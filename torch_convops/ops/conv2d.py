@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,7 +24,8 @@ _SHARED = {frozenset((OUTPUT, INPUT)): "N", frozenset((INPUT, WEIGHT)): "C", fro
 PASSES = ("forward", "grad_input", "grad_weight")  # computing OUTPUT, INPUT, WEIGHT
 
 
-class Parameters(NamedTuple):
+@dataclass(slots=True)
+class Parameters:
     """What fixes a convolution besides its tensors."""
 
     window: tuple[Any, ...]  # stride, padding (top, bottom, left, right), dilation, groups
@@ -36,7 +38,7 @@ class Parameters(NamedTuple):
 
 def given(window: tuple[Any, ...]) -> tuple[Any, ...]:
     """A window without the last arguments that are the operators' defaults."""
-    return dispatch.given(window, (None, dispatch.NO_PADDING, (1, 1), 1))
+    return dispatch.given(window, ((1, 1), dispatch.NO_PADDING, (1, 1), 1))
 
 
 def _call_pass(
@@ -150,7 +152,7 @@ class Contraction(dispatch.Function):
             stacked = bias.expand(V, -1) if bias_dim is None else bias.movedim(bias_dim, 0)
             bias = dispatch.fold_dimension(stacked, 0, 1 if fold == "groups" else groups)
         if fold == "groups":
-            p = p._replace(window=(*p.window[:-1], groups * V))
+            p = replace(p, window=(*p.window[:-1], groups * V))
         result = Contraction.call(*(folded(*operand) for operand in operands), bias, computed, p)
         image_rank = next(dispatch.sample_rank(tensor, dim) for slot, tensor, dim in operands if slot != WEIGHT)
         rank = 4 if computed == WEIGHT else image_rank

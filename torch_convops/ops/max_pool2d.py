@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,8 @@ def _family(name: str) -> Family:
 _FAMILIES = {False: _family("max_pool2d"), True: _family("adaptive_max_pool2d")}
 
 
-class Routing(NamedTuple):
+@dataclass(slots=True)
+class Routing:
     """The linear map that saved offsets fix: gather reads each window's tap, its transpose routes values there."""
 
     adaptive: bool
@@ -139,9 +141,7 @@ def max_pool2d(
     kernel, spacing = geometry.pair("kernel_size", kernel_size), geometry.pair("dilation", dilation)
     steps = geometry.pool_stride(stride, kernel)
     pads = geometry.sides(padding, input.shape, kernel, steps, spacing)
-    window = dispatch.given(
-        (kernel, steps, pads, spacing, ceil_mode), (None, kernel, dispatch.NO_PADDING, (1, 1), False)
-    )
+    window = dispatch.given((kernel, steps, pads, spacing, ceil_mode), (kernel, dispatch.NO_PADDING, (1, 1), False))
     return _pool(False, input, window, return_indices, algorithm)
 
 

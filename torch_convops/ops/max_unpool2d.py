@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ from . import _dispatch as dispatch
 from ._dispatch import Arguments, LinearMap, below_autograd, ops
 
 
-class Scattering(NamedTuple):
+@dataclass(slots=True)
+class Scattering:
     """The linear map that indices fix: each value is added to its pixel; the transpose reads the pixels."""
 
     output_size: Sequence[Int]
