@@ -38,8 +38,18 @@ ISAS = {"baseline": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = "-mavx2 -mfma -mf16c"
     ISAS["avx512"] = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512"
-    # Only for files of its own: its tiles are for products of bfloat16.
+    # Only for files of its own, whose tiles are for products of bfloat16, and for AMX_TOO.
     ISAS["amx"] = ISAS["avx512"] + " -mavx512bf16 -mamx-tile -mamx-bf16"
+
+# Kernels that spend much of their time in rounding to bfloat16, for which processors with AMX have an instruction.
+AMX_TOO = ("depthwise_kernels",)
+
+
+def compiled_for(stem: str, isa: str) -> bool:
+    """Whether the kernel file of that name is compiled for an instruction set."""
+    if isa == "amx":
+        return stem.endswith("_amx_kernels") or stem in AMX_TOO
+    return stem.endswith("_kernels") and not stem.endswith("_amx_kernels")
 
 
 def find_nvcc() -> str | None:
@@ -125,7 +135,7 @@ def write_ninja(build: Path) -> None:
     sources = sorted((ROOT / "csrc").rglob("*.cpp"))
     for isa, flags in ISAS.items():
         for source in sources:
-            if source.stem.endswith("_kernels") and source.stem.endswith("_amx_kernels") == (isa == "amx"):
+            if compiled_for(source.stem, isa):
                 compile_file("cxx", source, f".{isa}", f"-DCONVOPS_ISA={isa} {flags}")
     for source in sources:
         if not source.stem.endswith("_kernels"):

@@ -1,4 +1,4 @@
-"""bfloat16 convolutions on AMX tiles: what the grid of tests/test_conv2d.py is too small for."""
+"""bfloat16 convolutions where the processor has AMX: what the grid of tests/test_conv2d.py is too small for."""
 
 from __future__ import annotations
 
@@ -148,3 +148,25 @@ def test_denormals_count_as_zero() -> None:
     weight = torch.full((16, 32, 1, 1), 2.0**20, dtype=torch.bfloat16)
     assert tiny.count_nonzero() == tiny.numel()
     assert conv2d(tiny, weight, algorithm=ALGORITHM).count_nonzero() == 0
+
+
+def test_results_of_depthwise_that_are_denormal_become_zero() -> None:
+    normal = torch.finfo(torch.bfloat16).smallest_normal
+    image = torch.full((1, 32, 8, 8), normal, dtype=torch.bfloat16)
+    image[:, 16:] *= 2
+    for layout in LAYOUTS:
+        weight = torch.full((32, 1, 1, 1), 0.5, dtype=torch.bfloat16)
+        result = conv2d(in_layout(image, layout), weight, groups=32, algorithm="depthwise")
+        assert result[:, :16].count_nonzero() == 0
+        assert (result[:, 16:] == normal).all()
+
+
+def test_depthwise_rounds_to_nearest_even_and_keeps_what_is_no_number() -> None:
+    # Halfway between two neighbours of bfloat16, and a little beside it: 1 + 2^-8 lies between 1 and 1 + 2^-7.
+    sums = [(1, 2.0**-8), (1 + 2.0**-7, 2.0**-8), (1, 2.0**-8 + 2.0**-15), (math.inf, 1), (-math.inf, 1), (math.nan, 1)]
+    image = torch.tensor(sums, dtype=torch.bfloat16).repeat(8, 1).reshape(1, 48, 1, 2)
+    for layout in LAYOUTS:
+        weight = torch.ones(48, 1, 1, 2, dtype=torch.bfloat16)
+        result = conv2d(in_layout(image, layout), weight, groups=48, algorithm="depthwise").flatten()
+        expected = image.float().sum(3).flatten().bfloat16()
+        torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)

@@ -53,7 +53,7 @@ class Scratch {
 };
 
 // Instruction sets that the kernels are compiled for, least first; on other processors than x86-64 only baseline. amx
-// is avx512 with tiles of bfloat16, which a few kernels of their own use.
+// is avx512 with bfloat16, its tiles and its rounding, which a few kernels use.
 enum class Isa : int32_t { baseline, avx2, avx512, amx };
 const char* isa_name(Isa isa);
 // The best one that this processor has, or the lesser one that TORCH_CONVOPS_ISA names.
@@ -66,13 +66,16 @@ Isa cpu_isa();
   void name(const Problem&, const Arguments&);                \
   }
 #ifdef __x86_64__
-#define CONVOPS_CPU_KERNEL(name, Problem, Arguments)                     \
+#define CONVOPS_CPU_KERNEL(name, Problem, Arguments) CONVOPS_CPU_KERNEL_UP_TO(avx512, name, Problem, Arguments)
+// The same with the last instruction set that it is compiled for, avx512 or amx.
+#define CONVOPS_CPU_KERNEL_UP_TO(most, name, Problem, Arguments)         \
   CONVOPS_DECLARE_KERNEL(baseline, name, Problem, Arguments)             \
   CONVOPS_DECLARE_KERNEL(avx2, name, Problem, Arguments)                 \
   CONVOPS_DECLARE_KERNEL(avx512, name, Problem, Arguments)               \
+  CONVOPS_DECLARE_KERNEL(most, name, Problem, Arguments)                 \
   static void name(const Problem& problem, const Arguments& arguments) { \
     switch (cpu_isa()) {                                                 \
-      case Isa::amx:                                                     \
+      case Isa::amx: return most::name(problem, arguments);              \
       case Isa::avx512: return avx512::name(problem, arguments);         \
       case Isa::avx2: return avx2::name(problem, arguments);             \
       default: return baseline::name(problem, arguments);                \
@@ -82,6 +85,7 @@ Isa cpu_isa();
 #define CONVOPS_CPU_KERNEL(name, Problem, Arguments)         \
   CONVOPS_DECLARE_KERNEL(baseline, name, Problem, Arguments) \
   using baseline::name;
+#define CONVOPS_CPU_KERNEL_UP_TO(most, name, Problem, Arguments) CONVOPS_CPU_KERNEL(name, Problem, Arguments)
 #endif
 
 }  // namespace convops

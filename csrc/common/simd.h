@@ -182,6 +182,12 @@ CONVOPS_INLINE void store(T* to, Vector<Compute<T>> vector) {
   constexpr int lanes = kLanes<C>;
   if constexpr (std::is_same_v<T, C>) {
     std::memcpy(to, &vector, sizeof(vector));
+#if defined(__AVX512BF16__)
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    // Rounds the same way, but takes denormal numbers for zero.
+    const auto narrowed = _mm512_cvtneps_pbh(bit_cast<__m512>(vector));
+    std::memcpy(to, &narrowed, sizeof(narrowed));
+#endif
   } else if constexpr (std::is_same_v<T, bfloat16>) {
     const auto bits = bit_cast<Vector<uint32_t>>(vector);
     const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

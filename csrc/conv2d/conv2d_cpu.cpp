@@ -11,7 +11,7 @@ CONVOPS_DECLARE_KERNEL(amx, conv2d_implicit_gemm_amx, Conv2dProblem, Conv2dArgum
 CONVOPS_CPU_KERNEL(conv2d_implicit_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_planar_gemm, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_pointwise, Conv2dProblem, Conv2dArguments)
-CONVOPS_CPU_KERNEL(conv2d_depthwise, Conv2dProblem, Conv2dArguments)
+CONVOPS_CPU_KERNEL_UP_TO(amx, conv2d_depthwise, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grouped, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_winograd, Conv2dProblem, Conv2dArguments)
 CONVOPS_CPU_KERNEL(conv2d_grad_bias_kernel, Conv2dProblem, Conv2dArguments)

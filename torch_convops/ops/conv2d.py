@@ -233,8 +233,8 @@ def conv2d(
     Returns:
         ``(N, K, P, Q)`` or ``(K, P, Q)`` with ``P = floor((H + top + bottom - d (R - 1) - 1) / s) + 1``; so is ``Q``.
         Sums are accumulated in float32 (float64 for float64). On CUDA, float32 uses TF32 tensor cores where
-        ``torch.backends.cudnn.allow_tf32`` says so. On CPUs with AMX, whose tiles bfloat16 uses, denormal numbers
-        count as zero there; ``TORCH_CONVOPS_ISA=avx512`` in the environment does without.
+        ``torch.backends.cudnn.allow_tf32`` says so. On CPUs with AMX, whose tiles and rounding bfloat16 uses,
+        denormal numbers count as zero there; ``TORCH_CONVOPS_ISA=avx512`` in the environment does without.
 
     Raises:
         ValueError: an argument's value breaks a rule above; the message names argument, value and rule.
