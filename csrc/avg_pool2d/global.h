@@ -16,7 +16,11 @@ void global_avg_pool_forward(const AvgPool2dProblem& problem, const scalar_t* in
   const acc_t divisor = acc_t(problem.divisor.at(g, 0, 0));
   if (!g.channels_last) {
     parallel_for(g.N * g.C, g.input_numel(), [&](int64_t begin, int64_t end) {
-      for (int64_t plane = begin; plane < end; ++plane) {
+      int64_t plane = begin;
+      for (; plane + kLanes<acc_t> <= end; plane += kLanes<acc_t>) {
+        store(output + plane, plane_sums(input + plane * pixels, pixels) / broadcast(divisor));
+      }
+      for (; plane < end; ++plane) {
         output[plane] = narrow<scalar_t>(plane_sum(input + plane * pixels, pixels) / divisor);
       }
     });
