@@ -159,6 +159,13 @@ CONVOPS_INLINE void for_each_pixel(
   }
 }
 
+// Pixels at either end of a run that blocks "inside" the image check one by one. Of an image of 56 columns half
+// of the blocks lie at its sides, of 28 all; but all blocks pay for it, in long runs more than it gains.
+constexpr int kMostCheckedTaps = 5;
+constexpr int checked_edge(int taps) {
+  return taps <= kMostCheckedTaps ? taps / 2 : 0;
+}
+
 template <typename scalar_t, int kPixels, int kTaps, bool kInside>
 void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
@@ -181,7 +188,7 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
             Vector<acc_t> w[taps];
 #pragma GCC unroll 7
             for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
-            for_each_pixel<kPixels + taps - 1, kInside ? 0 : kPixels + taps - 1>(
+            for_each_pixel<kPixels + taps - 1, kInside ? checked_edge(taps) : kPixels + taps - 1>(
                 b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
@@ -226,7 +233,7 @@ void correlate_gradients(const DepthwiseBlocks<scalar_t>& b) {
             constexpr int taps = run, count = kPixels + taps - 1;
             // Sums of their own, added to what there is: long sums in turn would round more.
             Vector<acc_t> low[taps] = {}, high[taps] = {};
-            for_each_pixel<count, kInside ? 0 : count>(
+            for_each_pixel<count, kInside ? checked_edge(taps) : count>(
                 b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
                   CONVOPS_PIN(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
@@ -394,10 +401,14 @@ void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& vis
   }
 }
 
+inline bool is_inside(const ChannelTile& tile, const ColumnTaps& taps) {
+  return taps.run_taps <= kMostCheckedTaps ? tile.inside_but_edges : tile.inside;
+}
+
 template <typename scalar_t>
 void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
   for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
-    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    const bool inside = is_inside(tile, *b.taps) && b.channels >= kLanes<Compute<scalar_t>>;
     select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_pixels<scalar_t, kPixels, kTaps, kInside>;
     })(b);
@@ -407,7 +418,7 @@ void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>
 template <typename scalar_t>
 void correlate_channel_gradients(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
   for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
-    const bool inside = tile.inside && b.channels >= kLanes<Compute<scalar_t>>;
+    const bool inside = is_inside(tile, *b.taps) && b.channels >= kLanes<Compute<scalar_t>>;
     select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
       return &correlate_gradients<scalar_t, kPixels, kTaps, kInside>;
     })(b);

@@ -209,6 +209,12 @@ struct TilePlan {
     if (!alternate) ranges = std::max(ranges, ceil_div(left.blocks * most(c.h.phases) * most(left.taps), kRangeSteps));
     const int64_t group_values = (ranges > 1 ? kGroupPairs : 1) * kPairValues;
     buffer_size = alternate ? 2 * buffer_row : group_values;
+    const int64_t most_pairs = row_count * static_cast<int64_t>(c.h.phases.size() * c.w.phases.size()) *
+                               ceil_div(ceil_div(width, step), segment);
+    pairs.reserve(most_pairs);
+    steps.reserve(most_pairs * most(c.h.phases) * most(left.taps));
+    stretches.reserve(2 * most_pairs);
+    groups.reserve(most_pairs);
     for (int64_t row_phase = 0; row_phase < static_cast<int64_t>(c.h.phases.size()); ++row_phase) {
       const auto row_of = [&](int64_t i) { return i * c.h.target_step + row_phase; };
       int64_t i_end = i0;
