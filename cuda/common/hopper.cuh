@@ -104,8 +104,8 @@ __device__ inline void copy_pixels(
 // --- products
 
 // What wgmma takes for a matrix in swizzled lines. If lines run along the reduction, the next eight rows are `eighth`
-// bytes on. If they run across it, so are the next eight indices of the reduction, and the next 64 rows are `line_step`
-// bytes on.
+// bytes on, and line_step is of no use (16, by convention). If they run across it, so are the next eight indices of the
+// reduction, and the next 64 rows are `line_step` bytes on.
 __device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t line_step, uint32_t eighth) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   return (address & 0x3ffff) >> 4 | uint64_t{line_step >> 4} << 16 | uint64_t{eighth >> 4} << 32 | kSwizzle128;

@@ -1,4 +1,8 @@
-// What a tile of the implicit matrix product on Hopper GPUs is, and its way from the sums of a warpgroup to D.
+// The implicit matrix product on Hopper GPUs: what its kernel (wgmma_kernel.cuh) is told, which tile is whose, and the
+// way from the sums of a warpgroup to D.
+//
+// Sums are rounded and turned round in shared memory, 64 x 64 at a time, so that lanes write neighbouring elements
+// whichever way D lies: eight lanes a line of 128 bytes, or 64 lanes a line element by element.
 #pragma once
 
 #include "../common/transposed_axis.cuh"
@@ -24,8 +28,8 @@ struct WgmmaKernel {
   static constexpr bool kAcrossA = kPass != Conv2dPass::forward, kAcrossB = kSliced;
   static constexpr int kABytes = kTile.a_bytes(), kAStages = kTile.a_stages();
   static constexpr int kBStages = kRegions ? kMostRegions : kAStages;
-  // Three warpgroups start with 168 registers a thread. Those that multiply take over what the one that copies can do
-  // without: with 192 sums a thread all but the least.
+  // Three warpgroups start with 168 registers a thread. The two that multiply take over what the one that copies can do
+  // without, and with 192 sums a thread more than that.
   static constexpr bool kManySums = kRowBlocks * kColumns > 256;
   static constexpr int kCopyRegisters = kManySums ? 24 : 40, kMultiplyRegisters = kManySums ? 240 : 232;
 };
@@ -53,8 +57,8 @@ struct WgmmaPhases {
   int stride_h, stride_w, height, width;
   int64_t d_c, d_h, d_w;
 
-  // What a result that is no number is worked out from once more: then a zero in the weight, of a tap that its residue
-  // does not have, may have met what is no number.
+  // For results that are not finite. The zeros in the weight, of taps that a residue does not have, may have met an
+  // infinity or a NaN: such a result is summed up once more, over the taps that it has.
   TransposedAxis residues_h, residues_w;
   const void* gradient;
   const void* weight;
@@ -154,21 +158,26 @@ struct WgmmaSums {
   using Product = WarpgroupProduct<scalar_t, Kernel::kColumns>;
   static constexpr int kSums = Kernel::kColumns / 2;
 
+  static constexpr int kIndices = 16;  // of the reduction, in one product
+
   float sums[Kernel::kRowBlocks][kSums];
+
+  // Of a tile's indices 16 i .. Lines that run across the reduction come in boxes of 64 rows.
+  template <bool kAcross>
+  __device__ static uint64_t descriptor(uint32_t tile, int i) {
+    if constexpr (kAcross) return matrix_descriptor(tile + i * kIndices * kLineBytes, kBoxBytes, 8 * kLineBytes);
+    return matrix_descriptor(tile + i * kIndices * sizeof(scalar_t), 16, 8 * kLineBytes);
+  }
 
   // Starts the products of a step.
   __device__ void multiply(const unsigned char* a_stage, const unsigned char* b_stage, bool adds_up) {
     const uint32_t a_tile = shared_address(a_stage), b_tile = shared_address(b_stage);
-    constexpr int kIndices = 16;  // of the reduction, in one product
-    constexpr uint32_t kAlong = kIndices * sizeof(scalar_t), kAcross = kIndices * kLineBytes;
 #pragma unroll
     for (int i = 0; i < kLineElements / kIndices; ++i) {
-      const uint64_t b =
-          matrix_descriptor(b_tile + i * (Kernel::kAcrossB ? kAcross : kAlong), kBoxBytes, 8 * kLineBytes);
+      const uint64_t b = descriptor<Kernel::kAcrossB>(b_tile, i);
 #pragma unroll
       for (int block = 0; block < Kernel::kRowBlocks; ++block) {
-        const uint64_t a = matrix_descriptor(
-            a_tile + block * kBoxBytes + i * (Kernel::kAcrossA ? kAcross : kAlong), kBoxBytes, 8 * kLineBytes);
+        const uint64_t a = descriptor<Kernel::kAcrossA>(a_tile + block * kBoxBytes, i);
         Product::template add<Kernel::kAcrossA, Kernel::kAcrossB>(sums[block], a, b, adds_up || i > 0);
       }
     }
@@ -260,7 +269,7 @@ struct WgmmaOutput {
     return window.n * parameters.d_n + h * phases.d_h + w * phases.d_w + c * phases.d_c;
   }
 
-  // The sum of the taps that row and column of the tile do have.
+  // Row and column of the tile without the zeros of the phases' weight.
   __device__ __noinline__ scalar_t exact_phase(int row, int column) const {
     const WgmmaPhases& phases = parameters.phases;
     WindowAt window(part, 0);
