@@ -57,6 +57,18 @@ CASES = [
     Case((2, 8, 7, 18), (32, 8, 3, 4), 2, ((2, 1), (3, 2)), padding_mode="circular"),
 ]  # fmt: skip
 
+# Pairs of vectors of 16 channels and what is left of them, blocks at the sides of images and between.
+DEPTHWISE = [
+    Case((2, 64, 9, 33), (64, 1, 3, 3), padding=1, groups=64),
+    Case((2, 70, 15, 17), (70, 1, 3, 3), stride=2, padding=1, groups=70),
+    Case((1, 40, 12, 60), (40, 1, 5, 5), padding=((1, 2), (3, 0)), groups=40),
+    Case((2, 48, 14, 14), (48, 1, 7, 7), padding=3, groups=48),
+    Case((2, 33, 8, 30), (33, 1, 3, 2), stride=(1, 3), dilation=(2, 1), padding=2, groups=33),
+    Case((1, 96, 20, 31), (96, 1, 9, 13), padding=((4, 4), (6, 6)), groups=96),
+    Case((2, 80, 7, 18), (80, 1, 3, 4), padding=((2, 1), (3, 2)), groups=80, padding_mode="reflect"),
+]
+TAKEN = [*((case, ALGORITHM) for case in CASES), *((case, "depthwise") for case in DEPTHWISE)]
+
 
 def test_is_what_bfloat16_convolutions_take() -> None:
     x, w = random(2, 64, 14, 14, dtype=torch.bfloat16), random(64, 64, 3, 3, dtype=torch.bfloat16)
@@ -81,19 +93,19 @@ def run(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_torch(case: Case, layout: str) -> None:
+@pytest.mark.parametrize("case, algorithm", TAKEN, ids=str)
+def test_matches_torch(case: Case, algorithm: str, layout: str) -> None:
     e = example(case, torch.bfloat16)
     for name in PASSES:
         for weight_layout in ("contiguous", "channels_last"):
-            result = run_pass(case, name, e, "cpu", layout, weight_layout, ALGORITHM)
+            result = run_pass(case, name, e, "cpu", layout, weight_layout, algorithm)
             # Sums are float32 and rounded once, by 2^-9 at most; the folded gradient of a padded image is twice.
             assert relative_error(result, getattr(e, name)) < 2e-3 * case.roundings(name), name
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_infinity_reaches_exactly_what_reads_it(case: Case, layout: str) -> None:
+@pytest.mark.parametrize("case, algorithm", TAKEN, ids=str)
+def test_infinity_reaches_exactly_what_reads_it(case: Case, algorithm: str, layout: str) -> None:
     """What fills channels, pixels and taps up to whole tiles meets no value of a tensor."""
     e = example(case, torch.bfloat16)
     ones = {"x": torch.ones_like(e.input), "w": torch.ones_like(e.weight), "dy": torch.ones_like(e.grad_output)}
@@ -108,14 +120,14 @@ def test_infinity_reaches_exactly_what_reads_it(case: Case, layout: str) -> None
                 values = {key: in_layout(tensor, layout) for key, tensor in values.items()}
                 marks = {key: tensor.double() for key, tensor in ones.items()}
                 marks[operand].zero_()[index] = 1
-                result = run(case, name, **values)
+                result = run(case, name, **values, algorithm=algorithm)
                 assert torch.equal(result == math.inf, run(case, name, **marks, algorithm="auto") > 0), (name, index)
                 assert not result.isnan().any()
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_nothing_outside_is_read(case: Case, layout: str) -> None:
+@pytest.mark.parametrize("case, algorithm", TAKEN, ids=str)
+def test_nothing_outside_is_read(case: Case, algorithm: str, layout: str) -> None:
     """Operands between NaN give what they give alone."""
     e = example(case, torch.bfloat16)
 
@@ -125,7 +137,8 @@ def test_nothing_outside_is_read(case: Case, layout: str) -> None:
 
     operands = [in_layout(tensor, layout) for tensor in (e.input, e.weight, e.grad_output)]
     for name in PASSES:
-        assert torch.equal(run(case, name, *map(surrounded, operands)), run(case, name, *operands)), name
+        alone = run(case, name, *operands, algorithm=algorithm)
+        assert torch.equal(run(case, name, *map(surrounded, operands), algorithm=algorithm), alone), name
 
 
 @pytest.mark.parametrize("case", CASES[:12], ids=str)

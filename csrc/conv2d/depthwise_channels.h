@@ -1,14 +1,14 @@
 // Depthwise convolution over vectors of channels, one filter a channel: of channels_last images, and of contiguous ones
 // whose planes are so small that they are better transposed.
 //
-// A block is a vector of channels of up to 14 neighbouring targets, whose sums stay in registers over all taps. It
-// reads each pixel of a source row once for up to seven neighbouring taps, whose weights are in registers, too: 3x3
-// loads 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so that both are bound by FMAs where the pixels
-// are in the first cache. That is what the order of the blocks is for: down a band of rows, in a tile as wide as a
-// block and as many channels as fit in that cache, so that each pixel comes in once for all R rows of the window.
-// Rows and columns of padding are skipped: 31x31 at 28 x 28 is 0.55 of its FLOPs. Reached in the first cache: 45 % of
-// the peak of FMAs for 3x3, 60 % for 5x5, 70 % for 7x7, 75 % for 31x31. In images, 3x3 moves 20 GB/s a core, where a
-// copy moves 27.
+// A block is a vector of channels (of bfloat16 two, where the processor rounds to it) of up to 14 neighbouring targets,
+// whose sums stay in registers over all taps. It reads each pixel of a source row once for up to seven neighbouring
+// taps, whose weights are in registers, too: 3x3 loads 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so
+// that both are bound by FMAs where the pixels are in the first cache. That is what the order of the blocks is for:
+// down a band of rows, in a tile as wide as a block and as many channels as fit in that cache, so that each pixel comes
+// in once for all R rows of the window. Rows and columns of padding are skipped: 31x31 at 28 x 28 is 0.55 of its FLOPs.
+// Reached in the first cache: 45 % of the peak of FMAs for 3x3, 60 % for 5x5, 70 % for 7x7, 75 % for 31x31. In images,
+// 3x3 moves 20 GB/s a core, where a copy moves 27.
 #pragma once
 
 #include "packing.h"
@@ -166,31 +166,92 @@ constexpr int checked_edge(int taps) {
   return taps <= kMostCheckedTaps ? taps / 2 : 0;
 }
 
-template <typename scalar_t, int kPixels, int kTaps, bool kInside>
+// The channels that a block computes at once: those of a vector.
+template <typename T>
+struct VectorOfChannels {
+  using scalar_t = T;
+  using Values = Vector<Compute<T>>;
+  static constexpr int kVectors = 1;
+
+  CONVOPS_INLINE static void pin(Values& values) { CONVOPS_PIN(values); }
+  CONVOPS_INLINE static Values read(const T* from, int64_t count) { return load_partial(from, count); }
+  CONVOPS_INLINE static Values read_all(const T* from) { return load(from); }
+  // Of what is computed with, [vector][lane] with `step` elements from a vector to the next.
+  CONVOPS_INLINE static Values parameters(const Compute<T>* from, int64_t) { return load(from); }
+  CONVOPS_INLINE static void write(T* to, Values values, int64_t count) { store_partial(to, values, count); }
+};
+
+#ifdef __AVX512BF16__
+// Those of two vectors of bfloat16, apart by even and odd: each half of a 32-bit lane becomes a float by one
+// instruction, where widening half as many takes a shuffle and a shift. Parameters lie so from the start.
+struct PairsOfChannels {
+  using scalar_t = bfloat16;
+  struct Values {
+    Vector<float> even, odd;
+
+    CONVOPS_INLINE Values operator*(const Values& other) const { return {even * other.even, odd * other.odd}; }
+    CONVOPS_INLINE Values& operator+=(const Values& other) {
+      even += other.even, odd += other.odd;
+      return *this;
+    }
+  };
+  static constexpr int kVectors = 2;
+
+  CONVOPS_INLINE static void pin(Values& values) {
+    CONVOPS_PIN(values.even);
+    CONVOPS_PIN(values.odd);
+  }
+  CONVOPS_INLINE static Values read(const bfloat16* from, int64_t) { return read_all(from); }
+  CONVOPS_INLINE static Values read_all(const bfloat16* from) {
+    Vector<uint32_t> bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    return {bit_cast<Vector<float>>(bits << 16), bit_cast<Vector<float>>(bits & 0xffff0000)};
+  }
+  CONVOPS_INLINE static Values parameters(const float* from, int64_t step) { return {load(from), load(from + step)}; }
+  CONVOPS_INLINE static void write(bfloat16* to, const Values& values, int64_t) {
+    alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(bit_cast<__m512>(values.odd), bit_cast<__m512>(values.even));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(zipped), rounded));
+  }
+
+  // Two vectors of neighbours as their even ones and their odd ones.
+  static void part(float* low, float* high) {
+    float values[32];
+    std::copy_n(low, 16, values);
+    std::copy_n(high, 16, values + 16);
+    for (int i = 0; i < 16; ++i) low[i] = values[2 * i], high[i] = values[2 * i + 1];
+  }
+};
+#endif
+
+template <typename Channels, int kPixels, int kTaps, bool kInside, typename scalar_t>
 void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
   using acc_t = Compute<scalar_t>;
-  constexpr int lanes = kLanes<acc_t>;
-  const int64_t channel_lanes = kInside ? lanes : std::min<int64_t>(lanes, b.channels);
-  const auto read = [&](const scalar_t* at)
-                        CONVOPS_INLINE_LAMBDA { return kInside ? load(at) : load_partial(at, channel_lanes); };
+  using Values = typename Channels::Values;
+  constexpr int lanes = kLanes<acc_t>, unit = lanes * Channels::kVectors;
+  const int64_t channel_lanes = kInside ? unit : std::min<int64_t>(unit, b.channels);
+  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
+    return kInside ? Channels::read_all(at) : Channels::read(at, channel_lanes);
+  };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
-    for (int64_t vector = b.vector_begin; vector < b.vector_end; ++vector) {
+    for (int64_t vector = b.vector_begin; vector < b.vector_end; vector += Channels::kVectors) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
       const scalar_t* const source = b.source + channel;
-      const Vector<acc_t> start = b.bias == nullptr ? Vector<acc_t>{} : load_partial(b.bias + channel, channel_lanes);
-      Vector<acc_t> sum[kPixels];
+      const Values start = b.bias == nullptr ? Values{} : Channels::parameters(b.bias + channel, lanes);
+      Values sum[kPixels];
 #pragma GCC unroll 14
       for (int j = 0; j < kPixels; ++j) sum[j] = start;
       for_each_run<kTaps>(
           b, target_row, static_cast<const acc_t*>(b.filters + vector * b.filter_size),
           [&](const acc_t* filter, int64_t row, int64_t offset, auto run) CONVOPS_INLINE_LAMBDA {
             constexpr int taps = run;
-            Vector<acc_t> w[taps];
+            Values w[taps];
 #pragma GCC unroll 7
-            for (int t = 0; t < taps; ++t) w[t] = load(filter + t * lanes);
+            for (int t = 0; t < taps; ++t) w[t] = Channels::parameters(filter + t * lanes, b.filter_size);
             for_each_pixel<kPixels + taps - 1, kInside ? checked_edge(taps) : kPixels + taps - 1>(
-                b, source + row, offset, read, [&](int i, Vector<acc_t> x) CONVOPS_INLINE_LAMBDA {
-                  CONVOPS_PIN(x);  // loaded once, not by each FMA
+                b, source + row, offset, read, [&](int i, Values x) CONVOPS_INLINE_LAMBDA {
+                  Channels::pin(x);  // loaded once, not by each FMA
 #pragma GCC unroll 7
                   for (int t = 0; t < taps; ++t) {
                     if (i - t >= 0 && i - t < kPixels) sum[i - t] += x * w[t];
@@ -198,12 +259,8 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
                 });
           });
       scalar_t* const to = b.target + target_row * b.target_row + channel;
-      if (kInside || channel_lanes == lanes) {
 #pragma GCC unroll 14
-        for (int j = 0; j < kPixels; ++j) store(to + j * b.target_step, sum[j]);
-      } else {
-        for (int j = 0; j < kPixels; ++j) store_partial(to + j * b.target_step, sum[j], channel_lanes);
-      }
+      for (int j = 0; j < kPixels; ++j) Channels::write(to + j * b.target_step, sum[j], channel_lanes);
     }
   }
 }
@@ -367,10 +424,10 @@ class ChannelPlan {
   std::vector<int64_t> of_tap;     // where a tap of the kernel is, -1: no target reads through it
 };
 
-// Calls visit(blocks, tile) for all tiles of columns and groups of channels, in an order that keeps what
-// neighbouring rows read in the first cache.
+// Calls visit(blocks, tile) for all tiles of columns and groups of vectors, of `unit` together, in an order that keeps
+// what neighbouring rows read in the first cache.
 template <template <typename> typename Blocks, typename scalar_t, typename Visit>
-void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit) {
+void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit, int64_t unit = 1) {
   constexpr int lanes = kLanes<Compute<scalar_t>>;
   const CorrelationAxis& w = plan.w;
   std::vector<int64_t> columns;
@@ -388,8 +445,8 @@ void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& vis
   b.filter_size = b.depth * plan.size() * lanes;
   const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t), b.depth));
   for (int64_t group = 0; group < groups; ++group) {
-    b.vector_begin = first + group * count / groups;
-    b.vector_end = first + (group + 1) * count / groups;
+    b.vector_begin = first + group * (count / unit) / groups * unit;
+    b.vector_end = first + (group + 1) * (count / unit) / groups * unit;
     for (const ChannelTile& tile : plan.tiles) {
       b.first = tile.begin * b.step;
       b.taps = &plan.taps[tile.phase];
@@ -405,14 +462,21 @@ inline bool is_inside(const ChannelTile& tile, const ColumnTaps& taps) {
   return taps.run_taps <= kMostCheckedTaps ? tile.inside_but_edges : tile.inside;
 }
 
-template <typename scalar_t>
+template <typename Channels, typename scalar_t>
 void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
-  for_each_tile(plan, blocks, [](const DepthwiseBlocks<scalar_t>& b, const ChannelTile& tile) {
+  const auto visit = [](DepthwiseBlocks<scalar_t> b, const ChannelTile& tile) {
     const bool inside = is_inside(tile, *b.taps) && b.channels >= kLanes<Compute<scalar_t>>;
-    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
-      return &correlate_pixels<scalar_t, kPixels, kTaps, kInside>;
-    })(b);
-  });
+    // The sums of twice the channels fill the registers with half of the pixels.
+    const bool halves = Channels::kVectors > 1 && tile.pixels > 7;
+    for (int64_t half = 0; half < (halves ? 2 : 1); ++half) {
+      select_blocks(halves ? 7 : tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+        constexpr int kMost = Channels::kVectors > 1 ? 7 : kPixels;
+        return &correlate_pixels<Channels, std::min(kPixels, kMost), kTaps, kInside, scalar_t>;
+      })(b);
+      b.first += 7 * b.step, b.columns += 7 * b.column_step, b.target += 7 * b.target_step;
+    }
+  };
+  for_each_tile(plan, blocks, visit, Channels::kVectors);
 }
 
 template <typename scalar_t>
@@ -515,6 +579,22 @@ void depthwise_channels(
         filters.data() + i * plan.size() * lanes);
   }
   for (int64_t i = 0; bias != nullptr && i < C; ++i) wide_bias[i] = widen(bias[i]);
+  // The vectors that come in pairs.
+  int64_t paired = 0;
+  Scratch<acc_t> paired_bias(C);
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<scalar_t, bfloat16>) {
+    paired = C / (2 * lanes) * 2;
+    std::copy_n(wide_bias.data(), bias == nullptr ? 0 : C, paired_bias.data());
+    for (int64_t i = 0; i < paired * lanes; i += 2 * lanes) {
+      float* const low = filters.data() + i * plan.size();
+      for (int64_t tap = 0; tap < plan.size(); ++tap) {
+        PairsOfChannels::part(low + tap * lanes, low + (plan.size() + tap) * lanes);
+      }
+      if (bias != nullptr) PairsOfChannels::part(paired_bias.data() + i, paired_bias.data() + i + lanes);
+    }
+  }
+#endif
   // Bands of rows whose pixels stay in the second cache from one group of channels to the next.
   constexpr int64_t kBytes = 512 << 10, kItems = 64;
   const int64_t row_bytes = c.w.source * C * static_cast<int64_t>(sizeof(scalar_t));
@@ -529,12 +609,20 @@ void depthwise_channels(
       DepthwiseBlocks<scalar_t> blocks{};
       blocks.source = source + n * c.h.source * c.w.source * C;
       blocks.begin = first, blocks.end = last;
-      blocks.vector_end = vectors, blocks.channels = C;
+      blocks.channels = C;
       blocks.pixel = blocks.target_step = C;
       blocks.filters = filters.data();
-      blocks.bias = bias == nullptr ? nullptr : wide_bias.data();
       blocks.target = target + n * c.h.target * c.w.target * C;
-      correlate_channels(plan, blocks);
+#ifdef __AVX512BF16__
+      if constexpr (std::is_same_v<scalar_t, bfloat16>) {
+        blocks.vector_end = paired;
+        blocks.bias = bias == nullptr ? nullptr : paired_bias.data();
+        if (paired > 0) correlate_channels<PairsOfChannels>(plan, blocks);
+      }
+#endif
+      blocks.vector_begin = paired, blocks.vector_end = vectors;
+      blocks.bias = bias == nullptr ? nullptr : wide_bias.data();
+      if (paired < vectors) correlate_channels<VectorOfChannels<scalar_t>>(plan, blocks);
     }
   });
 }
@@ -627,7 +715,7 @@ void depthwise_gathered(
       }
       const int64_t plane = item % c.N * C + channel;
       gather_planes(source + plane * source_plane, source_plane, count, pixels.data());
-      correlate_channels(plan, blocks);
+      correlate_channels<VectorOfChannels<acc_t>>(plan, blocks);
       store_transposed(
           target_plane, vector * lanes - channel, count,
           [&](int64_t i) CONVOPS_INLINE_LAMBDA { return load(targets.data() + i * lanes); }, target_plane,
