@@ -1,14 +1,14 @@
 // Depthwise convolution over vectors of channels, one filter a channel: of channels_last images, and of contiguous ones
 // whose planes are so small that they are better transposed.
 //
-// A block is a vector of channels (of bfloat16 two, where the processor rounds to it) of up to 14 neighbouring targets,
-// whose sums stay in registers over all taps. It reads each pixel of a source row once for up to seven neighbouring
-// taps, whose weights are in registers, too: 3x3 loads 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so
-// that both are bound by FMAs where the pixels are in the first cache. That is what the order of the blocks is for:
-// down a band of rows, in a tile as wide as a block and as many channels as fit in that cache, so that each pixel comes
-// in once for all R rows of the window. Rows and columns of padding are skipped: 31x31 at 28 x 28 is 0.55 of its FLOPs.
-// Reached in the first cache: 45 % of the peak of FMAs for 3x3, 60 % for 5x5, 70 % for 7x7, 75 % for 31x31. In images,
-// 3x3 moves 20 GB/s a core, where a copy moves 27.
+// A block is a vector of channels of up to 14 neighbouring targets, or two vectors of up to 7, whose sums stay in
+// registers over all taps. It reads each pixel of a source row once for up to seven neighbouring taps, whose weights
+// are in registers, too: 3x3 loads 3 * (16 + 3) vectors for 126 FMAs, 7x7 7 * (20 + 7) for 686, so that both are bound
+// by FMAs where the pixels are in the first cache. That is what the order of the blocks is for: down a band of rows, in
+// a tile as wide as a block and as many channels as fit in that cache, so that each pixel comes in once for all R rows
+// of the window. Rows and columns of padding are skipped: 31x31 at 28 x 28 is 0.55 of its FLOPs. Reached in the first
+// cache: 45 % of the peak of FMAs for 3x3, 60 % for 5x5, 70 % for 7x7, 75 % for 31x31. In images, 3x3 moves 20 GB/s a
+// core, where a copy moves 27.
 #pragma once
 
 #include "packing.h"
@@ -86,6 +86,8 @@ struct DepthwiseBlocks {
   int64_t filter_size;         // elements of a vector's
   int64_t depth = 1;           // channels of the source that a target sums over, each with filters as above
   const Compute<scalar_t>* bias;
+  int64_t paired = 0;  // vectors that come in pairs, with a bias and filters arranged for that
+  const Compute<scalar_t>* paired_bias;
   scalar_t* target;  // the first target of row 0, or its gradient
   int64_t target_row, target_step;
 };
@@ -181,52 +183,88 @@ struct VectorOfChannels {
   CONVOPS_INLINE static void write(T* to, Values values, int64_t count) { store_partial(to, values, count); }
 };
 
-#ifdef __AVX512BF16__
-// Those of two vectors of bfloat16, apart by even and odd: each half of a 32-bit lane becomes a float by one
-// instruction, where widening half as many takes a shuffle and a shift. Parameters lie so from the start.
-struct PairsOfChannels {
-  using scalar_t = bfloat16;
-  struct Values {
-    Vector<float> even, odd;
+struct TwoVectors {
+  Vector<float> first, second;
 
-    CONVOPS_INLINE Values operator*(const Values& other) const { return {even * other.even, odd * other.odd}; }
-    CONVOPS_INLINE Values& operator+=(const Values& other) {
-      even += other.even, odd += other.odd;
-      return *this;
-    }
-  };
+  CONVOPS_INLINE TwoVectors operator*(const TwoVectors& other) const {
+    return {first * other.first, second * other.second};
+  }
+  CONVOPS_INLINE TwoVectors& operator+=(const TwoVectors& other) {
+    first += other.first, second += other.second;
+    return *this;
+  }
+};
+
+// Those of two vectors, whose neighbours lie in neighbouring cache lines.
+template <typename T>
+struct PairOfVectors {
+  using scalar_t = T;
+  using Values = TwoVectors;
   static constexpr int kVectors = 2;
+  // Longer runs are better off with a wider block, which reads fewer pixels beyond its own.
+  static constexpr int64_t kMostTaps = 5;
 
   CONVOPS_INLINE static void pin(Values& values) {
-    CONVOPS_PIN(values.even);
-    CONVOPS_PIN(values.odd);
+    CONVOPS_PIN(values.first);
+    CONVOPS_PIN(values.second);
   }
+  CONVOPS_INLINE static Values read(const T* from, int64_t) { return read_all(from); }
+  CONVOPS_INLINE static Values read_all(const T* from) { return {load(from), load(from + kLanes<float>)}; }
+  CONVOPS_INLINE static Values parameters(const float* from, int64_t step) { return {load(from), load(from + step)}; }
+  CONVOPS_INLINE static void write(T* to, const Values& values, int64_t) {
+    store(to, values.first);
+    store(to + kLanes<float>, values.second);
+  }
+  // Two vectors of parameters as the pair takes them.
+  static void arrange(float*, float*) {}
+};
+
+#ifdef __AVX512BF16__
+// Those of bfloat16 are apart by even and odd: each half of a 32-bit lane becomes a float by one instruction, where
+// widening half as many takes a shuffle and a shift.
+template <>
+struct PairOfVectors<bfloat16> {
+  using scalar_t = bfloat16;
+  using Values = TwoVectors;
+  static constexpr int kVectors = 2;
+  static constexpr int64_t kMostTaps = INT64_MAX;
+
+  CONVOPS_INLINE static void pin(Values& values) { PairOfVectors<float>::pin(values); }
   CONVOPS_INLINE static Values read(const bfloat16* from, int64_t) { return read_all(from); }
   CONVOPS_INLINE static Values read_all(const bfloat16* from) {
     Vector<uint32_t> bits;
     std::memcpy(&bits, from, sizeof(bits));
     return {bit_cast<Vector<float>>(bits << 16), bit_cast<Vector<float>>(bits & 0xffff0000)};
   }
-  CONVOPS_INLINE static Values parameters(const float* from, int64_t step) { return {load(from), load(from + step)}; }
+  CONVOPS_INLINE static Values parameters(const float* from, int64_t step) {
+    return PairOfVectors<float>::parameters(from, step);
+  }
   CONVOPS_INLINE static void write(bfloat16* to, const Values& values, int64_t) {
     alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(bit_cast<__m512>(values.odd), bit_cast<__m512>(values.even));
+    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(bit_cast<__m512>(values.second), bit_cast<__m512>(values.first));
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(zipped), rounded));
   }
-
-  // Two vectors of neighbours as their even ones and their odd ones.
-  static void part(float* low, float* high) {
+  static void arrange(float* first, float* second) {
     float values[32];
-    std::copy_n(low, 16, values);
-    std::copy_n(high, 16, values + 16);
-    for (int i = 0; i < 16; ++i) low[i] = values[2 * i], high[i] = values[2 * i + 1];
+    std::copy_n(first, 16, values);
+    std::copy_n(second, 16, values + 16);
+    for (int i = 0; i < 16; ++i) first[i] = values[2 * i], second[i] = values[2 * i + 1];
   }
 };
 #endif
 
+// Whether blocks take channels in pairs of vectors: the sums of two fill half of the registers.
+template <typename scalar_t>
+constexpr bool kTakesPairs = std::is_same_v<scalar_t, float> && kVectorRegisters >= 32;
+#ifdef __AVX512BF16__
+template <>
+inline constexpr bool kTakesPairs<bfloat16> = true;
+#endif
+
 template <typename Channels, int kPixels, int kTaps, bool kInside, typename scalar_t>
-void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
+void correlate_pixels(
+    const DepthwiseBlocks<scalar_t>& b, const Compute<scalar_t>* bias, int64_t vector_begin, int64_t vector_end) {
   using acc_t = Compute<scalar_t>;
   using Values = typename Channels::Values;
   constexpr int lanes = kLanes<acc_t>, unit = lanes * Channels::kVectors;
@@ -235,10 +273,10 @@ void correlate_pixels(const DepthwiseBlocks<scalar_t>& b) {
     return kInside ? Channels::read_all(at) : Channels::read(at, channel_lanes);
   };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
-    for (int64_t vector = b.vector_begin; vector < b.vector_end; vector += Channels::kVectors) {
+    for (int64_t vector = vector_begin; vector < vector_end; vector += Channels::kVectors) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
       const scalar_t* const source = b.source + channel;
-      const Values start = b.bias == nullptr ? Values{} : Channels::parameters(b.bias + channel, lanes);
+      const Values start = bias == nullptr ? Values{} : Channels::parameters(bias + channel, lanes);
       Values sum[kPixels];
 #pragma GCC unroll 14
       for (int j = 0; j < kPixels; ++j) sum[j] = start;
@@ -424,8 +462,8 @@ class ChannelPlan {
   std::vector<int64_t> of_tap;     // where a tap of the kernel is, -1: no target reads through it
 };
 
-// Calls visit(blocks, tile) for all tiles of columns and groups of vectors, of `unit` together, in an order that keeps
-// what neighbouring rows read in the first cache.
+// Calls visit(blocks, tile) for all tiles of columns and groups of vectors, in an order that keeps what neighbouring
+// rows read in the first cache. Groups begin at multiples of `unit` vectors.
 template <template <typename> typename Blocks, typename scalar_t, typename Visit>
 void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& visit, int64_t unit = 1) {
   constexpr int lanes = kLanes<Compute<scalar_t>>;
@@ -446,7 +484,7 @@ void for_each_tile(const ChannelPlan& plan, Blocks<scalar_t> b, const Visit& vis
   const int64_t groups = ceil_div(count, plan.vectors_together(lanes * sizeof(scalar_t), b.depth));
   for (int64_t group = 0; group < groups; ++group) {
     b.vector_begin = first + group * (count / unit) / groups * unit;
-    b.vector_end = first + (group + 1) * (count / unit) / groups * unit;
+    b.vector_end = group + 1 == groups ? first + count : first + (group + 1) * (count / unit) / groups * unit;
     for (const ChannelTile& tile : plan.tiles) {
       b.first = tile.begin * b.step;
       b.taps = &plan.taps[tile.phase];
@@ -462,21 +500,30 @@ inline bool is_inside(const ChannelTile& tile, const ColumnTaps& taps) {
   return taps.run_taps <= kMostCheckedTaps ? tile.inside_but_edges : tile.inside;
 }
 
-template <typename Channels, typename scalar_t>
+template <typename scalar_t>
 void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>& blocks) {
   const auto visit = [](DepthwiseBlocks<scalar_t> b, const ChannelTile& tile) {
     const bool inside = is_inside(tile, *b.taps) && b.channels >= kLanes<Compute<scalar_t>>;
-    // The sums of twice the channels fill the registers with half of the pixels.
-    const bool halves = Channels::kVectors > 1 && tile.pixels > 7;
-    for (int64_t half = 0; half < (halves ? 2 : 1); ++half) {
-      select_blocks(halves ? 7 : tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
-        constexpr int kMost = Channels::kVectors > 1 ? 7 : kPixels;
-        return &correlate_pixels<Channels, std::min(kPixels, kMost), kTaps, kInside, scalar_t>;
-      })(b);
-      b.first += 7 * b.step, b.columns += 7 * b.column_step, b.target += 7 * b.target_step;
+    int64_t vector = b.vector_begin;
+    if constexpr (kTakesPairs<scalar_t>) {
+      using Pair = PairOfVectors<scalar_t>;
+      const int64_t end = b.taps->run_taps > Pair::kMostTaps ? vector : std::min(b.paired, b.vector_end);
+      DepthwiseBlocks<scalar_t> part = b;
+      // With half of the pixels: the sums are as many.
+      for (int64_t rest = tile.pixels; rest > 0 && vector < end; rest -= 7) {
+        select_blocks(std::min<int64_t>(rest, 7), b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+          return &correlate_pixels<Pair, std::min(kPixels, 7), kTaps, kInside, scalar_t>;
+        })(part, b.paired_bias, vector, end);
+        part.first += 7 * b.step, part.columns += 7 * b.column_step, part.target += 7 * b.target_step;
+      }
+      vector = std::max(vector, end);
     }
+    if (vector == b.vector_end) return;
+    select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+      return &correlate_pixels<VectorOfChannels<scalar_t>, kPixels, kTaps, kInside, scalar_t>;
+    })(b, b.bias, vector, b.vector_end);
   };
-  for_each_tile(plan, blocks, visit, Channels::kVectors);
+  for_each_tile(plan, blocks, visit, kTakesPairs<scalar_t> ? 2 : 1);
 }
 
 template <typename scalar_t>
@@ -582,19 +629,18 @@ void depthwise_channels(
   // The vectors that come in pairs.
   int64_t paired = 0;
   Scratch<acc_t> paired_bias(C);
-#ifdef __AVX512BF16__
-  if constexpr (std::is_same_v<scalar_t, bfloat16>) {
+  if constexpr (kTakesPairs<scalar_t>) {
+    using Pair = PairOfVectors<scalar_t>;
     paired = C / (2 * lanes) * 2;
     std::copy_n(wide_bias.data(), bias == nullptr ? 0 : C, paired_bias.data());
     for (int64_t i = 0; i < paired * lanes; i += 2 * lanes) {
-      float* const low = filters.data() + i * plan.size();
+      acc_t* const first = filters.data() + i * plan.size();
       for (int64_t tap = 0; tap < plan.size(); ++tap) {
-        PairsOfChannels::part(low + tap * lanes, low + (plan.size() + tap) * lanes);
+        Pair::arrange(first + tap * lanes, first + (plan.size() + tap) * lanes);
       }
-      if (bias != nullptr) PairsOfChannels::part(paired_bias.data() + i, paired_bias.data() + i + lanes);
+      if (bias != nullptr) Pair::arrange(paired_bias.data() + i, paired_bias.data() + i + lanes);
     }
   }
-#endif
   // Bands of rows whose pixels stay in the second cache from one group of channels to the next.
   constexpr int64_t kBytes = 512 << 10, kItems = 64;
   const int64_t row_bytes = c.w.source * C * static_cast<int64_t>(sizeof(scalar_t));
@@ -609,20 +655,14 @@ void depthwise_channels(
       DepthwiseBlocks<scalar_t> blocks{};
       blocks.source = source + n * c.h.source * c.w.source * C;
       blocks.begin = first, blocks.end = last;
-      blocks.channels = C;
+      blocks.vector_end = vectors, blocks.channels = C;
       blocks.pixel = blocks.target_step = C;
       blocks.filters = filters.data();
-      blocks.target = target + n * c.h.target * c.w.target * C;
-#ifdef __AVX512BF16__
-      if constexpr (std::is_same_v<scalar_t, bfloat16>) {
-        blocks.vector_end = paired;
-        blocks.bias = bias == nullptr ? nullptr : paired_bias.data();
-        if (paired > 0) correlate_channels<PairsOfChannels>(plan, blocks);
-      }
-#endif
-      blocks.vector_begin = paired, blocks.vector_end = vectors;
       blocks.bias = bias == nullptr ? nullptr : wide_bias.data();
-      if (paired < vectors) correlate_channels<VectorOfChannels<scalar_t>>(plan, blocks);
+      blocks.paired = paired;
+      blocks.paired_bias = bias == nullptr ? nullptr : paired_bias.data();
+      blocks.target = target + n * c.h.target * c.w.target * C;
+      correlate_channels(plan, blocks);
     }
   });
 }
@@ -715,7 +755,7 @@ void depthwise_gathered(
       }
       const int64_t plane = item % c.N * C + channel;
       gather_planes(source + plane * source_plane, source_plane, count, pixels.data());
-      correlate_channels<VectorOfChannels<acc_t>>(plan, blocks);
+      correlate_channels(plan, blocks);
       store_transposed(
           target_plane, vector * lanes - channel, count,
           [&](int64_t i) CONVOPS_INLINE_LAMBDA { return load(targets.data() + i * lanes); }, target_plane,
