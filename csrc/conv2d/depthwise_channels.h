@@ -262,6 +262,7 @@ template <>
 inline constexpr bool kTakesPairs<bfloat16> = true;
 #endif
 
+// Of vectors vector_begin to vector_end, with bias and filters as Channels takes them.
 template <typename Channels, int kPixels, int kTaps, bool kInside, typename scalar_t>
 void correlate_pixels(
     const DepthwiseBlocks<scalar_t>& b, const Compute<scalar_t>* bias, int64_t vector_begin, int64_t vector_end) {
