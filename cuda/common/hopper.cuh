@@ -103,14 +103,6 @@ __device__ inline void copy_pixels(
 
 // --- products
 
-// What wgmma takes for a matrix in swizzled lines. If lines run along the reduction, the next eight rows are `eighth`
-// bytes on, and line_step is of no use (16, by convention). If they run across it, so are the next eight indices of the
-// reduction, and the next 64 rows are `line_step` bytes on.
-__device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t line_step, uint32_t eighth) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  return (address & 0x3ffff) >> 4 | uint64_t{line_step >> 4} << 16 | uint64_t{eighth >> 4} << 32 | kSwizzle128;
-}
-
 // Around products: before the first, behind those that are waited for together, and until at most kPending such groups
 // are under way. Until then nothing may touch their sums.
 __device__ inline void products_begin() {
@@ -219,3 +211,15 @@ __device__ inline void grow_registers() {
 }  // namespace convops
 
 #endif
+
+namespace convops {
+
+// What wgmma takes for a matrix in swizzled lines. If lines run along the reduction, the next eight rows are `eighth`
+// bytes on, and line_step is of no use (16, by convention). If they run across it, so are the next eight indices of the
+// reduction, and the next 64 rows are `line_step` bytes on.
+__device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t line_step, uint32_t eighth) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return (address & 0x3ffff) >> 4 | uint64_t{line_step >> 4} << 16 | uint64_t{eighth >> 4} << 32 | kSwizzle128;
+}
+
+}  // namespace convops

@@ -18,8 +18,6 @@ bool implicit_gemm_wgmma_supports(const Conv2dProblem& problem);
 int64_t implicit_gemm_wgmma_workspace(const Conv2dProblem& problem);
 double implicit_gemm_wgmma_cost(const Conv2dProblem& problem);
 void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments& arguments);
-void implicit_gemm_wgmma_bfloat16(const Conv2dProblem& problem, const Conv2dArguments& arguments);
-void implicit_gemm_wgmma_float16(const Conv2dProblem& problem, const Conv2dArguments& arguments);
 
 bool implicit_gemm_tensor_core_supports(const Conv2dProblem& problem);
 int64_t implicit_gemm_tensor_core_workspace(const Conv2dProblem& problem);

@@ -154,6 +154,11 @@ inline Conv2dPacking plan_packing(const Conv2dProblem& problem) {
   return best;
 }
 
+// Parts of a workspace begin at multiples of 256 bytes.
+inline int64_t workspace_part(int64_t bytes) {
+  return ceil_div(bytes, int64_t{256}) * 256;
+}
+
 // All that is known before the launch, and the parts of the workspace, from multiples of 256 bytes on: partial sums,
 // then the copies of A and B.
 struct GemmWork {
@@ -170,10 +175,9 @@ struct GemmWork {
         gemm(make_conv2d_gemm(problem, packing.layouts)),
         plan(plan_gemm(gemm, element_bytes, tensor_cores)) {}
 
-  static int64_t part(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
-  int64_t a_begin() const { return part(plan.partials(gemm) * (element_bytes == 8 ? 8 : 4)); }
-  int64_t b_begin() const { return a_begin() + part(packing.a.numel() * element_bytes); }
-  int64_t workspace() const { return b_begin() + part(packing.b.numel() * element_bytes); }
+  int64_t a_begin() const { return workspace_part(plan.partials(gemm) * (element_bytes == 8 ? 8 : 4)); }
+  int64_t b_begin() const { return a_begin() + workspace_part(packing.a.numel() * element_bytes); }
+  int64_t workspace() const { return b_begin() + workspace_part(packing.b.numel() * element_bytes); }
 };
 
 // Makes the copies, in one launch, and returns where the operands are to be read.

@@ -58,9 +58,9 @@ void implicit_gemm_wgmma_run(const Conv2dProblem& problem, const Conv2dArguments
   const bool b_aligned = plan.packing.b.matrices > 0 || plan.phases || is_aligned(pointers.b);
   if (!a_aligned || !b_aligned) return implicit_gemm_tensor_core_run(problem, arguments);
   if (problem.dtype == DType::bfloat16) {
-    implicit_gemm_wgmma_bfloat16(problem, arguments);
+    implicit_gemm_wgmma_bfloat16(problem, plan, arguments);
   } else {
-    implicit_gemm_wgmma_float16(problem, arguments);
+    implicit_gemm_wgmma_float16(problem, plan, arguments);
   }
 }
 

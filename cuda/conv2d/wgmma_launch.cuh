@@ -105,18 +105,15 @@ WgmmaParameters wgmma_parameters(
     parameters.d_group_step = forward ? written.output.group_step : written.input.group_step;
     parameters.d_n = d.n;
     if (plan.phases) {
-      const int64_t phase_taps = plan.part(problem, 0).taps();
+      const WgmmaPart part = plan.part(problem, 0);
+      const int64_t phase_taps = part.taps();
       parameters.a = map_boxes<scalar_t, 3>(
           pointers.a, {read.K, phase_taps, plan.rows}, {read.K, phase_taps * read.K}, {1, Kernel::kTile.rows()});
-      parameters.S = plan.part(problem, 0).w.taps;
+      parameters.S = part.w.taps;
       parameters.has_phases = true;
       parameters.phases = {
           Divisor<int32_t>(C),
           Divisor<int32_t>(TransposedAxis(w).residues()),
-          static_cast<int>(h.stride),
-          static_cast<int>(w.stride),
-          static_cast<int>(h.input),
-          static_cast<int>(w.input),
           d.c,
           d.h,
           d.w,
@@ -153,18 +150,14 @@ WgmmaParameters wgmma_parameters(
 
   // Runs of eight results that lie side by side, from a multiple of 16 bytes on.
   parameters.rows_fastest = parameters.d_row_step == 1;
-  bool whole = is_aligned(pointers.d) && parameters.d_group_step % 8 == 0 && parameters.d_n % 8 == 0;
-  if (parameters.rows_fastest) {
-    whole = whole && plan.rows % 8 == 0 && parameters.d_h % 8 == 0 && parameters.d_w % 8 == 0;
-  } else if (Kernel::kSliced) {
-    whole = is_aligned(pointers.d) && parameters.d_group_step % 8 == 0 && parameters.d_row_step % 8 == 0 &&
-            parameters.d_n == 1 && C % 8 == 0 && parameters.d_h % 8 == 0 && parameters.d_w % 8 == 0;
-  } else {
-    // Planes whose pixels are all written, in order.
-    whole = whole && !Kernel::kRegions && !plan.phases && plan.parts == 1 && parameters.d_w == 1 &&
-            parameters.d_row_step % 8 == 0;
-  }
-  parameters.vector_store = whole;
+  const auto are_runs = [](auto... steps) { return ((steps % 8 == 0) && ...); };
+  const int64_t image = parameters.d_n, row = parameters.d_h, column = parameters.d_w, across = parameters.d_row_step;
+  const bool whole = parameters.rows_fastest ? are_runs(plan.rows, image, row, column)
+                     : Kernel::kSliced       ? parameters.d_n == 1 && are_runs(C, across, row, column)
+                                       // Planes whose pixels are all written, in order.
+                                       : !Kernel::kRegions && !plan.phases && plan.parts == 1 && column == 1 &&
+                                             are_runs(image, across);
+  parameters.vector_store = whole && is_aligned(pointers.d) && are_runs(parameters.d_group_step);
   return parameters;
 }
 
@@ -256,8 +249,7 @@ void run_wgmma_pass(
 }
 
 template <typename scalar_t>
-void run_wgmma(const Conv2dProblem& problem, const Conv2dArguments& arguments) {
-  const WgmmaPlan plan = plan_wgmma(problem);
+void run_wgmma(const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dArguments& arguments) {
   constexpr auto kTiles = std::make_index_sequence<kWgmmaTiles.size()>();
   switch (problem.pass) {
     case Conv2dPass::forward: return run_wgmma_pass<scalar_t, Conv2dPass::forward>(problem, plan, arguments, kTiles);

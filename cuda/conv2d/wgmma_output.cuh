@@ -50,16 +50,15 @@ struct WgmmaRegionParameters {
   Divisor<int32_t> of_pitch, segments, row_tiles;
 };
 
-// Where the rows of phases lie: row (i, j, c) of window (p, q) is channel c of pixel (p * stride_h + i, q * stride_w +
-// j).
+// Where the rows of phases lie: row (i, j, c) of window (p, q) is channel c of pixel (p * stride + i, q * stride + j),
+// with each axis' stride.
 struct WgmmaPhases {
   Divisor<int32_t> channels, across;  // residues across
-  int stride_h, stride_w, height, width;
   int64_t d_c, d_h, d_w;
+  TransposedAxis residues_h, residues_w;
 
   // For results that are not finite. The zeros in the weight, of taps that a residue does not have, may have met an
   // infinity or a NaN: such a result is summed up once more, over the taps that it has.
-  TransposedAxis residues_h, residues_w;
   const void* gradient;
   const void* weight;
   ImageSteps<int64_t> steps;  // of the gradient
@@ -264,8 +263,8 @@ struct WgmmaOutput {
   __device__ int64_t phase_offset(int row, const WindowAt& window) const {
     const WgmmaPhases& phases = parameters.phases;
     const int c = take_digit(row, phases.channels), j = take_digit(row, phases.across);
-    const int h = window.p * phases.stride_h + row, w = window.q * phases.stride_w + j;
-    if (h >= phases.height || w >= phases.width) return -1;
+    const int64_t h = window.p * phases.residues_h.stride + row, w = window.q * phases.residues_w.stride + j;
+    if (h >= phases.residues_h.input || w >= phases.residues_w.input) return -1;
     return window.n * parameters.d_n + h * phases.d_h + w * phases.d_w + c * phases.d_c;
   }
 

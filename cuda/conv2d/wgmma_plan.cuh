@@ -144,10 +144,9 @@ struct WgmmaPlan {
   int64_t tiles() const { return row_tiles * column_tiles * groups * slices; }
   int64_t partials() const { return slices == 1 ? 0 : slices * groups * rows * columns; }
 
-  static int64_t section(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
-  int64_t a_begin() const { return section(partials() * 4); }
-  int64_t b_begin() const { return a_begin() + section(packing.a.numel() * 2); }
-  int64_t workspace() const { return b_begin() + section((packing.b.numel() + phase_weights) * 2); }
+  int64_t a_begin() const { return workspace_part(partials() * 4); }
+  int64_t b_begin() const { return a_begin() + workspace_part(packing.a.numel() * 2); }
+  int64_t workspace() const { return b_begin() + workspace_part((packing.b.numel() + phase_weights) * 2); }
 };
 
 inline WgmmaPart WgmmaPlan::part(const Conv2dProblem& problem, int64_t i) const {
@@ -340,5 +339,10 @@ inline double mma_microseconds(const Conv2dProblem& problem) {
   const double idle = static_cast<double>(kBlocks) / std::max(busy, 1.0);
   return kLaunchUs + static_cast<double>(tiles) * steps * std::max(flops / kFlopsPerUs, bytes / kBytesPerUs) * idle;
 }
+
+// The kernels of a plan, one file for each dtype.
+void implicit_gemm_wgmma_bfloat16(
+    const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dArguments& arguments);
+void implicit_gemm_wgmma_float16(const Conv2dProblem& problem, const WgmmaPlan& plan, const Conv2dArguments& arguments);
 
 }  // namespace convops

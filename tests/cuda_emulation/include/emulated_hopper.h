@@ -77,9 +77,6 @@ inline void copy_pixels(
   emulation::copy_tile(shared, map, reinterpret_cast<emulation::Barrier*>(barrier), at, offsets);
 }
 
-inline uint64_t matrix_descriptor(uint32_t address, uint32_t line_step, uint32_t eighth) {
-  return (address & 0x3ffff) >> 4 | uint64_t{line_step >> 4} << 16 | uint64_t{eighth >> 4} << 32 | uint64_t{1} << 62;
-}
 inline void products_begin() {}
 inline void products_commit() {
   emulation::commit_products();
