@@ -38,12 +38,21 @@ constexpr int kPoison = 0xff;
 
 enum class State { ready, at_block_barrier, at_warp_barrier, at_named_barrier, at_phase, returned };
 
-struct Copy {
-  void* to;
-  const void* from;
-  bool valid;
+// Work that a thread has started and not yet waited for, in groups; the last one is open.
+class Pending {
+ public:
+  void clear() { groups_.assign(1, {}); }
+  bool empty() const { return groups_.size() == 1 && groups_.back().empty(); }
+  void start(std::function<void()> work) { groups_.back().push_back(std::move(work)); }
+  void commit() { groups_.emplace_back(); }
+  void wait(int pending) {
+    for (; groups_.size() > static_cast<size_t>(pending) + 1; groups_.pop_front()) {
+      for (const auto& work : groups_.front()) work();
+    }
+  }
 
-  void operator()() const { valid ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); }
+ private:
+  std::deque<std::vector<std::function<void()>>> groups_;
 };
 
 struct Fiber {
@@ -51,10 +60,9 @@ struct Fiber {
   bool started = false;
   State state = State::returned;
   unsigned exchanges = 0;
-  std::deque<std::vector<Copy>> copies;                     // in groups; the last one is open
-  std::deque<std::vector<std::function<void()>>> products;  // the same
-  int number = 0;                                           // of the named barrier it waits at
-  const Barrier* barrier = nullptr;                         // whose phase it waits for
+  Pending copies, products;
+  int number = 0;                    // of the named barrier it waits at
+  const Barrier* barrier = nullptr;  // whose phase it waits for
   unsigned parity = 0;
 };
 
@@ -133,8 +141,8 @@ void run_block() {
   for (const unsigned i : order) {
     fibers[i].state = State::ready;
     fibers[i].exchanges = 0;
-    fibers[i].copies.assign(1, {});
-    fibers[i].products.assign(1, {});
+    fibers[i].copies.clear();
+    fibers[i].products.clear();
   }
   for (NamedBarrier& barrier : named_barriers) barrier = {};
   for (;;) {
@@ -224,23 +232,20 @@ void copy_async(void* shared, const void* global, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0)) {
     report("cp.async between addresses not of 16 bytes");
   }
-  const Copy copy{shared, global, valid};
+  const auto copy = [=] { valid ? std::memcpy(shared, global, 16) : std::memset(shared, 0, 16); };
   if (random_below(2) == 0) {
     copy();
   } else {
-    current().copies.back().push_back(copy);
+    current().copies.start(copy);
   }
 }
 
 void copy_async_commit() {
-  current().copies.emplace_back();
+  current().copies.commit();
 }
 
 void copy_async_wait(int pending) {
-  auto& copies = current().copies;
-  for (; copies.size() > static_cast<size_t>(pending) + 1; copies.pop_front()) {
-    for (const Copy& copy : copies.front()) copy();
-  }
+  current().copies.wait(pending);
 }
 
 // --- emulated_hopper.h
@@ -360,22 +365,20 @@ void copy_tile(void* shared, const CUtensorMap& map, Barrier* barrier, const int
 }
 
 void start_product(std::function<void()> product) {
-  if (random_below(2) == 0 && current().products.back().empty() && current().products.size() == 1) {
+  // In order: one adds to the sums of another.
+  if (random_below(2) == 0 && current().products.empty()) {
     product();
   } else {
-    current().products.back().push_back(std::move(product));
+    current().products.start(std::move(product));
   }
 }
 
 void commit_products() {
-  current().products.emplace_back();
+  current().products.commit();
 }
 
 void wait_for_products(int pending) {
-  auto& products = current().products;
-  for (; products.size() > static_cast<size_t>(pending) + 1; products.pop_front()) {
-    for (const auto& product : products.front()) product();
-  }
+  current().products.wait(pending);
 }
 
 void* driver_function(const char* name) {

@@ -204,12 +204,14 @@ Conv2dProblem random_conv2d() {
         return chance(30) ? between(1, 40) : chance(50) ? 8 * between(1, 20) : 64 * between(1, 4);
       };
       groups = chance(20) ? between(2, 3) : 1;
+      C = groups * (chance(50) && groups > 1 ? 64 : channels());
+      K = groups * (chance(50) && groups > 1 ? 64 : channels());
       if (chance(50)) axes.stride = {1, 1};
       // Residues that are rows of one product.
-      if (chance(20))
-        groups = 1, C = between(1, 5), axes.dilation = {1, 1}, axes.stride = {between(1, 4), between(2, 3)};
-      C = groups * (chance(50) && groups > 1 ? 64 : channels()),
-      K = groups * (chance(50) && groups > 1 ? 64 : channels());
+      if (chance(20)) {
+        groups = 1, C = between(1, 5), K = channels();
+        axes.dilation = {1, 1}, axes.stride = {between(1, 4), between(2, 3)};
+      }
     } else if (chance(40)) {
       groups = chance(50) ? between(1, 20) : 8 * between(1, 6);
       C = groups, K = groups * (chance(75) ? 1 : between(2, 3));
