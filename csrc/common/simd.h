@@ -210,6 +210,16 @@ CONVOPS_INLINE void store(T* to, Vector<Compute<T>> vector) {
   }
 }
 
+#ifdef __AVX512BF16__
+// Two vectors, rounded as store does, lane by lane in turn.
+CONVOPS_INLINE __m512i round_and_zip(Vector<float> even, Vector<float> odd) {
+  alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(bit_cast<__m512>(odd), bit_cast<__m512>(even));
+  return _mm512_permutexvar_epi16(_mm512_load_si512(zipped), rounded);
+}
+#endif
+
 #if defined(__AVX512F__)
 CONVOPS_INLINE uint32_t lane_mask(int64_t begin, int64_t end) {
   return ((1u << end) - 1) & ~((1u << begin) - 1);

@@ -174,19 +174,14 @@ inline void pair_rows(const float* rows, int64_t count, bfloat16* panel) {
 inline void write_targets(
     const float* buffer, int64_t pixels, int64_t channels, bool channels_last, int64_t pixel, int64_t plane,
     const bfloat16* ahead, int64_t ahead_step, bfloat16* to) {
-  const auto round = [](const float* low, const float* high) CONVOPS_INLINE_LAMBDA {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
-  };
   if (channels_last) {
     for (int64_t w = 0; w < pixels; ++w, buffer += kTileBlock, to += pixel) {
       __builtin_prefetch(ahead + w * ahead_step, 1);
-      _mm512_mask_storeu_epi16(to, first_lanes(channels), round(buffer, buffer + kTileRows));
+      const auto rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(buffer + kTileRows), _mm512_loadu_ps(buffer));
+      _mm512_mask_storeu_epi16(to, first_lanes(channels), (__m512i)rounded);
     }
     return;
   }
-  alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i zip_index = _mm512_load_si512(zipped);
   for (int64_t w = 0; w < pixels; w += 32) {
     for (int64_t half = 0; half < std::min(channels, kTileBlock); half += kTileRows) {
       // Pairs of pixels, transposed: a vector has 32 pixels of a channel.
@@ -194,9 +189,8 @@ inline void write_targets(
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
         const float* from = buffer + (w + 2 * i) * kTileBlock + half;
-        tile[i] = w + 2 * i < pixels
-                      ? bit_cast<Vector<float>>(_mm512_permutexvar_epi16(zip_index, round(from, from + kTileBlock)))
-                      : Vector<float>{};
+        tile[i] = w + 2 * i < pixels ? bit_cast<Vector<float>>(round_and_zip(load(from), load(from + kTileBlock)))
+                                     : Vector<float>{};
       }
       transpose<float>(tile);
       for (int64_t i = 0; i < std::min(channels - half, kTileRows); ++i) {

@@ -177,11 +177,13 @@ struct VectorOfChannels {
 
   CONVOPS_INLINE static void pin(Values& values) { CONVOPS_PIN(values); }
   CONVOPS_INLINE static Values read(const T* from, int64_t count) { return load_partial(from, count); }
-  CONVOPS_INLINE static Values read_all(const T* from) { return load(from); }
   // Of what is computed with, [vector][lane] with `step` elements from a vector to the next.
   CONVOPS_INLINE static Values parameters(const Compute<T>* from, int64_t) { return load(from); }
   CONVOPS_INLINE static void write(T* to, Values values, int64_t count) { store_partial(to, values, count); }
 };
+
+// Targets of a block of two vectors: the sums are as many.
+constexpr int kPairPixels = 7;
 
 struct TwoVectors {
   Vector<float> first, second;
@@ -195,10 +197,10 @@ struct TwoVectors {
   }
 };
 
-// Those of two vectors, whose neighbours lie in neighbouring cache lines.
+// Those of two whole vectors, where registers suffice: neighbours lie in neighbouring cache lines.
 template <typename T>
 struct PairOfVectors {
-  using scalar_t = T;
+  using scalar_t = float;
   using Values = TwoVectors;
   static constexpr int kVectors = 2;
   // Longer runs are better off with a wider block, which reads fewer pixels beyond its own.
@@ -208,42 +210,34 @@ struct PairOfVectors {
     CONVOPS_PIN(values.first);
     CONVOPS_PIN(values.second);
   }
-  CONVOPS_INLINE static Values read(const T* from, int64_t) { return read_all(from); }
-  CONVOPS_INLINE static Values read_all(const T* from) { return {load(from), load(from + kLanes<float>)}; }
+  CONVOPS_INLINE static Values read(const float* from, int64_t) { return parameters(from, kLanes<float>); }
   CONVOPS_INLINE static Values parameters(const float* from, int64_t step) { return {load(from), load(from + step)}; }
-  CONVOPS_INLINE static void write(T* to, const Values& values, int64_t) {
+  CONVOPS_INLINE static void write(float* to, const Values& values, int64_t) {
     store(to, values.first);
     store(to + kLanes<float>, values.second);
   }
   // Two vectors of parameters as the pair takes them.
   static void arrange(float*, float*) {}
 };
+template <typename scalar_t>
+constexpr bool kTakesPairs = std::is_same_v<scalar_t, float> && kVectorRegisters >= 32;
 
 #ifdef __AVX512BF16__
 // Those of bfloat16 are apart by even and odd: each half of a 32-bit lane becomes a float by one instruction, where
 // widening half as many takes a shuffle and a shift.
 template <>
-struct PairOfVectors<bfloat16> {
+struct PairOfVectors<bfloat16> : PairOfVectors<float> {
   using scalar_t = bfloat16;
-  using Values = TwoVectors;
-  static constexpr int kVectors = 2;
   static constexpr int64_t kMostTaps = INT64_MAX;
 
-  CONVOPS_INLINE static void pin(Values& values) { PairOfVectors<float>::pin(values); }
-  CONVOPS_INLINE static Values read(const bfloat16* from, int64_t) { return read_all(from); }
-  CONVOPS_INLINE static Values read_all(const bfloat16* from) {
+  CONVOPS_INLINE static Values read(const bfloat16* from, int64_t) {
     Vector<uint32_t> bits;
     std::memcpy(&bits, from, sizeof(bits));
     return {bit_cast<Vector<float>>(bits << 16), bit_cast<Vector<float>>(bits & 0xffff0000)};
   }
-  CONVOPS_INLINE static Values parameters(const float* from, int64_t step) {
-    return PairOfVectors<float>::parameters(from, step);
-  }
   CONVOPS_INLINE static void write(bfloat16* to, const Values& values, int64_t) {
-    alignas(64) static constexpr uint16_t zipped[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(bit_cast<__m512>(values.second), bit_cast<__m512>(values.first));
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(zipped), rounded));
+    const auto zipped = round_and_zip(values.first, values.second);
+    std::memcpy(to, &zipped, sizeof(zipped));
   }
   static void arrange(float* first, float* second) {
     float values[32];
@@ -252,27 +246,19 @@ struct PairOfVectors<bfloat16> {
     for (int i = 0; i < 16; ++i) first[i] = values[2 * i], second[i] = values[2 * i + 1];
   }
 };
-#endif
-
-// Whether blocks take channels in pairs of vectors: the sums of two fill half of the registers.
-template <typename scalar_t>
-constexpr bool kTakesPairs = std::is_same_v<scalar_t, float> && kVectorRegisters >= 32;
-#ifdef __AVX512BF16__
 template <>
 inline constexpr bool kTakesPairs<bfloat16> = true;
 #endif
 
 // Of vectors vector_begin to vector_end, with bias and filters as Channels takes them.
-template <typename Channels, int kPixels, int kTaps, bool kInside, typename scalar_t>
+template <typename Channels, int kPixels, int kTaps, bool kInside, typename scalar_t = typename Channels::scalar_t>
 void correlate_pixels(
     const DepthwiseBlocks<scalar_t>& b, const Compute<scalar_t>* bias, int64_t vector_begin, int64_t vector_end) {
   using acc_t = Compute<scalar_t>;
   using Values = typename Channels::Values;
   constexpr int lanes = kLanes<acc_t>, unit = lanes * Channels::kVectors;
   const int64_t channel_lanes = kInside ? unit : std::min<int64_t>(unit, b.channels);
-  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA {
-    return kInside ? Channels::read_all(at) : Channels::read(at, channel_lanes);
-  };
+  const auto read = [&](const scalar_t* at) CONVOPS_INLINE_LAMBDA { return Channels::read(at, channel_lanes); };
   for (int64_t target_row = b.begin; target_row < b.end; ++target_row) {
     for (int64_t vector = vector_begin; vector < vector_end; vector += Channels::kVectors) {
       const int64_t channel = first_channel<acc_t>(vector, b.channels);
@@ -510,18 +496,20 @@ void correlate_channels(const ChannelPlan& plan, const DepthwiseBlocks<scalar_t>
       using Pair = PairOfVectors<scalar_t>;
       const int64_t end = b.taps->run_taps > Pair::kMostTaps ? vector : std::min(b.paired, b.vector_end);
       DepthwiseBlocks<scalar_t> part = b;
-      // With half of the pixels: the sums are as many.
-      for (int64_t rest = tile.pixels; rest > 0 && vector < end; rest -= 7) {
-        select_blocks(std::min<int64_t>(rest, 7), b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
-          return &correlate_pixels<Pair, std::min(kPixels, 7), kTaps, kInside, scalar_t>;
+      for (int64_t rest = tile.pixels; rest > 0 && vector < end; rest -= kPairPixels) {
+        const int64_t pixels = std::min<int64_t>(rest, kPairPixels);
+        select_blocks(pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
+          return &correlate_pixels<Pair, std::min(kPixels, kPairPixels), kTaps, kInside>;
         })(part, b.paired_bias, vector, end);
-        part.first += 7 * b.step, part.columns += 7 * b.column_step, part.target += 7 * b.target_step;
+        part.first += kPairPixels * b.step;
+        part.columns += kPairPixels * b.column_step;
+        part.target += kPairPixels * b.target_step;
       }
       vector = std::max(vector, end);
     }
     if (vector == b.vector_end) return;
     select_blocks(tile.pixels, b.taps->run_taps, inside, []<int kPixels, int kTaps, bool kInside>() {
-      return &correlate_pixels<VectorOfChannels<scalar_t>, kPixels, kTaps, kInside, scalar_t>;
+      return &correlate_pixels<VectorOfChannels<scalar_t>, kPixels, kTaps, kInside>;
     })(b, b.bias, vector, b.vector_end);
   };
   for_each_tile(plan, blocks, visit, kTakesPairs<scalar_t> ? 2 : 1);
